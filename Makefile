@@ -1,0 +1,45 @@
+# Everything a person does with this repository. Each target installs what it needs; second runs take seconds.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.PHONY: help run run-vllm test test-vllm test-slow check loadtest clean
+
+help: ## show this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -e 's/:.*## /\t/' | expand -t 14
+
+$(STAMP): pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit("Switchyard needs Python 3.11 or newer; say PYTHON=/path/to/python3.11" if sys.version_info < (3, 11) else 0)'
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "installing Switchyard into $(VENV) (once)"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev,loadtest]'
+	@touch $(STAMP)
+
+run: $(STAMP) ## everything on this machine with simulated engines, and a first answer
+	$(BIN)/switchyard up
+
+run-vllm: $(STAMP) ## the same with real vLLM (GPU build where there is a GPU, else the CPU build and a tiny model)
+	$(BIN)/switchyard up --engine vllm
+
+test: $(STAMP) ## all that a newcomer needs to trust it (under 10 minutes on 2 cores)
+	$(BIN)/python -m pytest
+
+test-vllm: $(STAMP) ## the tests that need a real vLLM
+	$(BIN)/python -m pytest -m vllm
+
+test-slow: $(STAMP) ## soaks, sweeps and large fault runs
+	$(BIN)/python -m pytest -m slow
+
+check: $(STAMP) ## lint, types, import rules, generated code
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python proto/generate.py --check
+
+loadtest: $(STAMP) ## Locust, headless, against `switchyard up`; prints a table
+	$(BIN)/python -m loadtest.locust_run
+
+clean: ## remove environments and run data
+	rm -rf $(VENV) .venv-vllm .switchyard
