@@ -9,10 +9,10 @@ It decides what the model is: Qwen3 in small, a byte-level tokenizer learnt from
 template with tools. It does not train: random weights have small margins between tokens and emit incomplete UTF-8
 now and then, which is the harder case for whoever continues a broken stream.
 
-Structured output from random weights needs help: a grammar allows whitespace and long strings, and a random model
-would emit them for ever. So one dimension of the residual stream is kept constant, which gives the last layer what
-Qwen3 does not have, a bias for each token: against bare whitespace, for the closing quote. JSON schemas and tool calls
-then end without any help from the request.
+Structured output from random weights needs help: a grammar allows whitespace, long strings and long numbers, and a
+random model would emit them for ever. So one dimension of the residual stream is kept constant, which gives the last
+layer what Qwen3 does not have, a bias for each token: against bare whitespace and digits, for the closing quote. JSON
+schemas and tool calls then end without any help from the request.
 """
 
 import argparse
@@ -41,7 +41,8 @@ MAX_TOKENS = 4096
 INIT_STD = 0.08  # larger than usual: less repetitive text
 CONSTANT = 0.5  # value of the constant dimension of the residual stream
 AGAINST_WHITESPACE = -30.0
-FOR_QUOTE = 8.0
+FOR_QUOTE = 3.5
+AGAINST_DIGITS = -6.0
 LORA_RANK = 8
 LORA_SCALE = 0.5  # large enough that the adapter's answers differ from the base model's
 
@@ -175,6 +176,8 @@ def _biases(tokenizer: Any) -> Any:
         text = tokenizer.decode([token])
         if text != text.strip() and not any(letter.isalnum() for letter in text):
             biases[token] = AGAINST_WHITESPACE
+        elif text.strip().isdecimal():
+            biases[token] = AGAINST_DIGITS
         elif text == '"':
             biases[token] = FOR_QUOTE
     return biases
