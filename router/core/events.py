@@ -1,0 +1,260 @@
+"""Server-sent events as bytes: find their borders, tell the plain ones from those to act on, take our own fields out.
+
+Moves bytes only; what the events say in sum is transcript.py's business. On the hot path a block costs one `is_plain`
+and one `Cut.plain`, about 1 us together for an event of 300 bytes (loadtest/bench_events.py).
+
+Two findings shaped this file. One decode into a struct that names four fields costs less than two `in` searches of
+the block, and is exact: so the test of a block is a decode whose types are the test, not a list of byte patterns. And
+`rfind` is several times faster than `find` here, because what we look for stands near the end.
+
+Why a byte pattern may cut a field: inside a JSON string every quote is escaped, so `,"token_ids":[` (an unescaped quote
+between a comma and a name that ends in quote and colon) can only be a member of an object. The same bytes within a text
+read `,\\"token_ids\\":[`. tests/properties/test_events.py tries to break it.
+
+Sources: https://html.spec.whatwg.org/multipage/server-sent-events.html; how vLLM ends and breaks its streams was
+measured (RESUME.md).
+"""
+
+from __future__ import annotations
+
+import enum
+from typing import Any
+
+import msgspec
+
+DONE = b"data: [DONE]\n\n"
+EVENT_LIMIT_BYTES = 8 << 20
+"""The event that names the prompt's token ids takes about 7 bytes a token; a million tokens fit."""
+
+_BOM = b"\xef\xbb\xbf"
+_ENDS = (b"\n\n", b"\n\r\n", b"\r\r")
+_IDS = b',"token_ids":['
+_PROMPT_IDS = b',"prompt_token_ids":['
+_SOME_IDS = b'token_ids":['
+_LAST_TYPES = frozenset({"message_stop", "response.completed", "response.incomplete"})
+_ERROR_TYPES = frozenset({"error", "response.failed"})
+
+_NULL = msgspec.Raw(b"null")
+
+_encode = msgspec.json.Encoder().encode
+
+
+class EventTooLarge(ValueError):  # noqa: N818 - reads as what it is where it is caught
+    """The upstream sent this many bytes without ending an event."""
+
+
+class Trouble(enum.StrEnum):
+    """Why a stream broke, as far as its bytes tell."""
+
+    ERROR = "error"
+    """An error event within the stream; vLLM sends one, and then `[DONE]`, when its engine core dies."""
+    ABORT = "abort"
+    """A choice ended with finish_reason "abort": the engine was told to stop, the answer is not complete."""
+    MALFORMED = "malformed"
+    """An event whose data is neither JSON of the expected shape nor `[DONE]`."""
+
+
+class Seen(msgspec.Struct, frozen=True, kw_only=True):
+    """What `examine` found in a block."""
+
+    good: bytes
+    """The events that may go on to the client, up to the first trouble or `[DONE]`, that included."""
+    events: int = 0
+    """Data events among them other than `[DONE]`: progress. Comments are none."""
+    finished: int = 0
+    """Choices that ended."""
+    usage: bytes = b""
+    """The last usage object, as JSON."""
+    done: bool = False
+    trouble: Trouble | None = None
+    detail: str = ""
+    """The trouble in the engine's words."""
+
+
+class _PlainChoice(msgspec.Struct, gc=False):
+    finish_reason: None = None
+
+
+class _Plain(msgspec.Struct, gc=False):
+    """An event that needs no action is one that decodes into this: the types are the test."""
+
+    choices: list[_PlainChoice]
+    error: None = None
+    usage: None = None
+
+
+class _Choice(msgspec.Struct, gc=False):
+    finish_reason: str | None = None
+
+
+class _Event(msgspec.Struct, gc=False):
+    type: str = ""
+    choices: list[_Choice] | None = None
+    error: Any = None
+    usage: msgspec.Raw = _NULL
+
+
+_decode_plain = msgspec.json.Decoder(_Plain).decode
+_decode_event = msgspec.json.Decoder(_Event).decode
+
+
+class Splitter:
+    """Turns reads of any size into blocks: bytes that hold a whole number of events."""
+
+    __slots__ = ("_fresh", "_held", "_limit")
+
+    def __init__(self, limit: int = EVENT_LIMIT_BYTES) -> None:
+        self._held = b""
+        self._fresh = True
+        self._limit = limit
+
+    @property
+    def held(self) -> bytes:
+        """The begun event. When the upstream closes now, it is lost, as the standard says."""
+        return self._held
+
+    def feed(self, data: bytes) -> bytes:
+        """Return the events completed by `data`, the same object where that is all; raise EventTooLarge."""
+        if not self._held and not self._fresh and data.endswith(b"\n\n"):
+            return data
+        searched = max(0, len(self._held) - 3)
+        data = self._held + data
+        end = _last_end(data, searched)
+        self._held = data[end:]
+        if len(self._held) > self._limit:
+            raise EventTooLarge(f"no event ended within {len(self._held)} bytes; the limit is {self._limit}")
+        return self._without_mark(data[:end]) if end else b""
+
+    def _without_mark(self, block: bytes) -> bytes:
+        fresh, self._fresh = self._fresh, False
+        return block.removeprefix(_BOM) if fresh else block
+
+
+class Cut:
+    """Takes out of the client's bytes what the router asked of the engine and the client did not."""
+
+    __slots__ = ("ids", "usage")
+
+    def __init__(self, *, ids: bool, usage: bool) -> None:
+        self.ids = ids
+        self.usage = usage
+
+    def plain(self, block: bytes) -> bytes:
+        """For a block that `is_plain`: the same object when there is nothing to cut."""
+        if not self.ids:
+            return block
+        at = block.rfind(_SOME_IDS)
+        if at < 0:
+            return block
+        if block.rfind(_SOME_IDS, 0, at) >= 0 or not block.startswith(b',"', at - 2):
+            return without_ids(block)
+        return block[: at - 2] + block[block.find(b"]", at) + 1 :]
+
+    def any(self, block: bytes) -> bytes:
+        """For any block without trouble; the usage event goes too where it was ours."""
+        if self.usage and b'"usage"' in block:
+            block = b"".join(event for event in split(block) if not is_usage(event))
+        return without_ids(block) if self.ids else block
+
+
+def without_ids(block: bytes) -> bytes:
+    """Cut every array of token ids that is a member of an object and not its first."""
+    for pattern in (_IDS, _PROMPT_IDS):
+        at = block.rfind(pattern)
+        while at >= 0:
+            block = block[:at] + block[block.find(b"]", at) + 1 :]
+            at = block.rfind(pattern, 0, at)
+    return block
+
+
+def is_plain(block: bytes) -> bool:
+    """Whether the block is one event that the relay only has to pass on: valid JSON with choices of which none ended,
+    no usage, no error. Never true for anything to act on; false for some that need nothing, as several events at once.
+    """
+    try:
+        _decode_plain(block[6:])
+    except msgspec.DecodeError:
+        return False
+    return block.startswith(b"data: ") and block.endswith(b"\n\n") and block.find(b"\n", 0, -2) < 0
+
+
+def examine(block: bytes) -> Seen:
+    """Look at a block that is not plain, event by event."""
+    end = events = finished = 0
+    usage, done = b"", False
+    trouble, detail = None, ""
+    for event in split(block):
+        payload = data_of(event)
+        if payload is not None and not (done := payload.strip() == b"[DONE]"):
+            read, trouble, detail = _read(payload)
+            if trouble is not None:
+                break
+            events += 1
+            finished += sum(choice.finish_reason is not None for choice in read.choices or ())
+            usage = usage if read.usage == _NULL else bytes(read.usage)
+            done = read.type in _LAST_TYPES
+        end += len(event)
+        if done:
+            break
+    return Seen(
+        good=block[:end], events=events, finished=finished, usage=usage, done=done, trouble=trouble, detail=detail
+    )
+
+
+def _read(payload: bytes) -> tuple[_Event, Trouble | None, str]:
+    try:
+        event = _decode_event(payload)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        return _Event(), Trouble.MALFORMED, str(error)
+    if event.error is not None or event.type in _ERROR_TYPES:
+        said = event.error.get("message") if isinstance(event.error, dict) else event.error
+        return event, Trouble.ERROR, str(said or event.type or "the engine gave no message")
+    if any(choice.finish_reason == "abort" for choice in event.choices or ()):
+        return event, Trouble.ABORT, "the engine aborted the request"
+    return event, None, ""
+
+
+def split(block: bytes) -> list[bytes]:
+    """The events of a block, each with the blank line that ends it; joined they are the block."""
+    if b"\r" not in block:
+        pieces = block.split(b"\n\n")
+        rest = pieces.pop()
+        events = [piece + b"\n\n" for piece in pieces]
+        return [*events, rest] if rest else events
+    events = []
+    while block:
+        end = min((at + len(mark) for mark in _ENDS if (at := block.find(mark)) >= 0), default=len(block))
+        events.append(block[:end])
+        block = block[end:]
+    return events
+
+
+def data_of(event: bytes) -> bytes | None:
+    """The event's data, several lines joined as the standard says; None when it has none, as a comment."""
+    if event.startswith(b"data: ") and event.find(b"\n") == len(event) - 2:
+        return event[6:-2] or None
+    lines = [line.removeprefix(b"data:") for line in event.splitlines() if line.startswith(b"data:")]
+    return b"\n".join(line.removeprefix(b" ") for line in lines) or None
+
+
+def is_usage(event: bytes) -> bool:
+    """Whether this is the event that ends a stream with its usage and no choices."""
+    payload = data_of(event)
+    if payload is None or payload == b"[DONE]":
+        return False
+    read, trouble, _ = _read(payload)
+    return trouble is None and read.usage != _NULL and not read.choices
+
+
+def event_of(value: object) -> bytes:
+    return b"data: " + _encode(value) + b"\n\n"
+
+
+def error_event(message: str, *, kind: str, code: str | int | None = None, param: str | None = None) -> bytes:
+    """An error within a stream, of OpenAI's shape. No `[DONE]` may follow: what broke must not look complete."""
+    return event_of({"error": {"message": message, "type": kind, "param": param, "code": code}})
+
+
+def _last_end(data: bytes, searched: int) -> int:
+    """Where the last complete event ends, 0 if none does."""
+    return max((at + len(mark) for mark in _ENDS if (at := data.rfind(mark, searched)) >= 0), default=0)
