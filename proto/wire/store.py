@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import operator
 from bisect import bisect_left, insort
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import msgspec
@@ -165,15 +165,16 @@ class Watcher:
 
 
 class Store:
-    def __init__(self, *, history: int = 10_000, revision: int = 1) -> None:
-        """`history` bounds the events kept; `revision` must be above any that an earlier store gave out."""
+    def __init__(self, *, history: int = 10_000, revision: int = 1, kvs: Iterable[Kv] = ()) -> None:
+        """`history` bounds the events kept; `revision` must be above any that an earlier store gave out; `kvs` are
+        keys without a lease that an earlier one held."""
         assert history > 0
         self.revision = revision
         self.compacted = revision
         """Lowest revision that can be read or watched from."""
         self._history = history
-        self._live: dict[bytes, Kv] = {}
-        self._keys: list[bytes] = []
+        self._live = {kv.key: kv for kv in kvs}
+        self._keys = sorted(self._live)
         self._leases: dict[int, Lease] = {}
         self._events: list[Event] = []
         self._dropped = 0
