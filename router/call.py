@@ -1,0 +1,77 @@
+"""The record of one request's life, filled in by the steps of the walk and read by meter, trace and `why` at its end.
+
+Plain facts only: nothing here decides or does anything. Times are seconds of the loop's clock; `*_unix_ns` wall time.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from router.core.asked import Asked
+from router.core.errors import Code
+from router.core.model import Decision, Shape
+from wire.records import Replica
+
+
+class Usage(msgspec.Struct, frozen=True):
+    """Tokens the tenant is charged for: prompt once, each delivered token once."""
+
+    prompt_tokens: int = 0
+    cached_tokens: int = 0
+    output_tokens: int = 0
+    source: str = "none"
+    """engine; counted, from what was delivered; or none, when no engine was reached."""
+
+
+class Attempt(msgspec.Struct, kw_only=True):
+    """One try on one replica."""
+
+    replica: Replica
+    decision: Decision
+    span_id: int
+    started: float
+    kind: str = "first"
+    """first, retry, resume or hedge."""
+    first_token: float = 0.0
+    ended: float = 0.0
+    code: Code = Code.OK
+    status: int = 0
+    detail: str = ""
+    delivered_tokens: int = 0
+    uncounted: bool = False
+    """The engine reported no usage; `delivered_tokens` was counted from events."""
+
+
+class Call(msgspec.Struct, kw_only=True):
+    request_id: str
+    endpoint: str
+    """chat, completions or embeddings."""
+    path: str
+    headers: list[tuple[bytes, bytes]]
+    arrived: float
+    arrived_unix_ns: int
+    trace_id: int
+    span_id: int
+    parent_span_id: int = 0
+    sampled: bool = False
+    tracestate: str = ""
+    explain: bool = False
+    """The client asked for `x-switchyard-decision`."""
+
+    tenant: str = ""
+    key_label: str = ""
+    model: str = ""
+    """A model that exists and the tenant may use; empty before that is known."""
+    asked: Asked | None = None
+    shape: Shape | None = None
+
+    held_s: float = 0.0
+    """Waited for a model to become ready, or in the admission queue."""
+    attempts: list[Attempt] = []
+    first_token: float = 0.0
+    ended: float = 0.0
+    code: Code = Code.INTERNAL
+    """Until the walk has said otherwise."""
+    status: int = 0
+    message: str = ""
+    usage: Usage = Usage()

@@ -1,0 +1,48 @@
+"""Who asks, and for what they may: API keys against the hashes in the view. No key is kept or logged."""
+
+from __future__ import annotations
+
+import hashlib
+
+from router.core.errors import Code, Refused
+from router.downstream.stream import Headers
+from router.fleet.view import View
+from wire.records import ApiKey, Tenant
+
+KEY_LIMIT_BYTES = 512
+
+
+def authenticate(headers: Headers, view: View, *, now_unix_ns: int) -> tuple[Tenant, ApiKey]:
+    """Raises Refused with 401 and a sentence that helps the owner of the key and nobody else."""
+    presented = _bearer(headers)
+    if not presented:
+        raise Refused(Code.UNAUTHENTICATED, "No API key: send it as `Authorization: Bearer YOUR_KEY`.")
+    if len(presented) > KEY_LIMIT_BYTES:
+        raise Refused(Code.UNAUTHENTICATED, "This is not an API key: it is too long.")
+    # A dictionary look-up by hash takes a time that tells nothing of how much of a key was right.
+    record = view.keys.get(hashlib.sha256(presented).hexdigest())
+    if record is None or record.revoked:
+        raise Refused(Code.UNAUTHENTICATED, "This API key is not known here, or it was revoked.")
+    if record.expires_unix_ns and record.expires_unix_ns <= now_unix_ns:
+        raise Refused(Code.UNAUTHENTICATED, "This API key has expired.")
+    tenant = view.fleet.tenants.get(record.tenant)
+    if tenant is None or tenant.disabled:
+        raise Refused(Code.UNAUTHENTICATED, "This API key belongs to no active tenant.")
+    return tenant, record
+
+
+def may_use(tenant: Tenant, model: str) -> bool:
+    return "*" in tenant.models or model in tenant.models
+
+
+def unknown_model(name: str) -> str:
+    """One sentence for models that do not exist and models of others."""
+    return f"The model `{name[:200]}` does not exist or you do not have access to it."
+
+
+def _bearer(headers: Headers) -> bytes:
+    for name, value in headers:
+        if name == b"authorization":
+            scheme, _, credentials = value.partition(b" ")
+            return credentials.strip() if scheme.lower() == b"bearer" else b""
+    return b""

@@ -1,0 +1,180 @@
+"""What the router answers to: OpenAI's paths, probes, metrics, and a 404 of OpenAI's shape for the rest of /v1.
+
+Starlette routes. The three model endpoints are plain ASGI applications, so that the walk can take the short way to the
+client; the others are ordinary handlers.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+import uuid
+from collections.abc import Awaitable, Callable
+from random import Random
+
+import msgspec
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from router.call import Call
+from router.core.errors import Code, Refused, error_json, row
+from router.downstream.auth import authenticate, may_use, unknown_model
+from router.downstream.protocol import EXTENSION
+from router.downstream.stream import AsgiStream, ClientStream, Message, Receive, Send
+from router.fleet.view import View
+from router.tracecontext import TraceContext
+
+ENDPOINTS = {
+    "/v1/chat/completions": "chat",
+    "/v1/completions": "completions",
+    "/v1/embeddings": "embeddings",
+}
+REQUEST_ID = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
+"""Taken over from the client; anything else is replaced, because the id goes into headers, logs and records."""
+
+Walk = Callable[[Call, ClientStream], Awaitable[None]]
+
+
+class ModelEndpoint:
+    """One of the paths that reach engines: makes the call of a request and hands it to the walk."""
+
+    def __init__(self, path: str, walk: Walk, *, clock: Callable[[], float], trace_ratio: float, rng: Random) -> None:
+        self._path = path
+        self._walk = walk
+        self._clock = clock
+        self._trace_ratio = trace_ratio
+        self._rng = rng
+
+    async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
+        extension = scope.get("extensions", {}).get(EXTENSION)
+        stream: ClientStream = extension["stream"] if extension else AsgiStream(scope, receive, send)
+        call = self._call(scope)
+        await stream.serve(lambda: self._walk(call, stream))
+
+    def _call(self, scope: Message) -> Call:
+        request_id, traceparent, tracestate, explain = b"", b"", b"", False
+        for name, value in scope["headers"]:
+            match name:
+                case b"x-request-id":
+                    request_id = value
+                case b"traceparent":
+                    traceparent = value
+                case b"tracestate":
+                    tracestate = value[:512]
+                case b"x-switchyard-explain":
+                    explain = True
+                case _:
+                    pass
+        trace = TraceContext(traceparent, ratio=self._trace_ratio, rng=self._rng)
+        known = REQUEST_ID.fullmatch(request_id) is not None
+        return Call(
+            request_id=request_id.decode() if known else f"req-{self._rng.getrandbits(96):024x}",
+            endpoint=ENDPOINTS[self._path],
+            path=self._path,
+            headers=scope["headers"],
+            arrived=self._clock(),
+            arrived_unix_ns=time.time_ns(),
+            trace_id=trace.trace_id,
+            span_id=trace.span_id,
+            parent_span_id=trace.parent_span_id,
+            sampled=trace.sampled,
+            tracestate=tracestate.decode("latin-1"),
+            explain=explain,
+        )
+
+
+class ModelCard(msgspec.Struct):
+    id: str
+    object: str = "model"
+    created: int = 0
+    owned_by: str = "switchyard"
+
+
+class ModelList(msgspec.Struct):
+    data: list[ModelCard]
+    object: str = "list"
+
+
+class Pages:
+    """The handlers that are not on the hot path."""
+
+    def __init__(
+        self,
+        *,
+        view: Callable[[], View],
+        ready: Callable[[], str],
+        metrics: Callable[[], bytes],
+    ) -> None:
+        self._view = view
+        self._ready = ready
+        self._metrics = metrics
+
+    async def models(self, request: Request) -> Response:
+        try:
+            tenant, _ = authenticate(request.scope["headers"], self._view(), now_unix_ns=time.time_ns())
+        except Refused as refused:
+            return refusal(refused)
+        allowed = sorted(name for name in self._view().models if may_use(tenant, name))
+        return json(ModelList(data=[ModelCard(id=name) for name in allowed]))
+
+    async def model(self, request: Request) -> Response:
+        try:
+            tenant, _ = authenticate(request.scope["headers"], self._view(), now_unix_ns=time.time_ns())
+        except Refused as refused:
+            return refusal(refused)
+        name = request.path_params["model"]
+        if name not in self._view().models or not may_use(tenant, name):
+            return refusal(Refused(Code.MODEL_UNKNOWN, unknown_model(name), param="model"))
+        return json(ModelCard(id=name))
+
+    async def health(self, request: Request) -> Response:
+        """The process lives. It says nothing about engines: /ready does."""
+        return json({"status": "ok"})
+
+    async def ready(self, request: Request) -> Response:
+        """503 with the reason while this router should get no traffic."""
+        reason = self._ready()
+        return json({"status": "ready"}) if not reason else json({"status": "not ready", "reason": reason}, status=503)
+
+    async def metrics(self, request: Request) -> Response:
+        return Response(self._metrics(), media_type="text/plain; version=0.0.4; charset=utf-8")
+
+    async def unknown(self, request: Request) -> Response:
+        message = f"There is no {request.method} {request.url.path} here."
+        return refusal(Refused(Code.NOT_FOUND, message))
+
+
+def make_app(endpoints: dict[str, ModelEndpoint], pages: Pages, extra: list[Route]) -> Starlette:
+    async def wrong_method(request: Request, error: Exception) -> Response:
+        message = f"{request.method} is not allowed for {request.url.path}."
+        return refusal(Refused(Code.METHOD_NOT_ALLOWED, message))
+
+    async def not_found(request: Request, error: Exception) -> Response:
+        return await pages.unknown(request)
+
+    async def broken(request: Request, error: Exception) -> Response:
+        return refusal(Refused(Code.INTERNAL, "Something broke in the router; the request id helps to find it."))
+
+    routes = [Route(path, endpoint, methods=["POST"]) for path, endpoint in endpoints.items()]
+    routes += [
+        Route("/v1/models", pages.models, methods=["GET"]),
+        Route("/v1/models/{model:path}", pages.model, methods=["GET"]),
+        Route("/health", pages.health, methods=["GET"]),
+        Route("/ready", pages.ready, methods=["GET"]),
+        Route("/metrics", pages.metrics, methods=["GET"]),
+        *extra,
+    ]
+    return Starlette(routes=routes, exception_handlers={404: not_found, 405: wrong_method, 500: broken})
+
+
+def json(value: object, *, status: int = 200) -> Response:
+    return Response(msgspec.json.encode(value), status_code=status, media_type="application/json")
+
+
+def refusal(refused: Refused) -> Response:
+    headers = {"retry-after": str(int(refused.retry_after_s) or 1)} if refused.retry_after_s else {}
+    headers["x-request-id"] = str(uuid.uuid4())
+    body = error_json(refused.code, refused.message, param=refused.param)
+    return Response(body, status_code=row(refused.code).status, headers=headers, media_type="application/json")

@@ -1,0 +1,125 @@
+"""uvicorn inside our own task tree, and the order in which a router leaves.
+
+uvicorn alone begins a shutdown with "stop listening". Ours: fail readiness, leave the registry, go on serving while
+the news travels, stop listening, let streams end up to a limit, end what is left with an error event.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import socket
+import ssl
+from collections.abc import Awaitable, Callable
+from types import FrameType
+from typing import Any
+
+import uvicorn
+
+from router.downstream.protocol import RouterProtocol
+from router.settings import RouterSettings
+from wire.settings import SettingsError
+
+log = logging.getLogger(__name__)
+
+POLL_S = 0.05
+FORCED_EXIT_S = 5.0
+"""For connections to close after the last stream was ended."""
+
+
+class RouterServer(uvicorn.Server):
+    """Signals begin our shutdown instead of uvicorn's; the second one ends at once."""
+
+    def __init__(self, config: uvicorn.Config, *, on_signal: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._on_signal = on_signal
+        self._signals = 0
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        self._signals += 1
+        log.info("%s: %s", signal.Signals(sig).name, "leaving" if self._signals == 1 else "leaving at once")
+        if self._signals > 1:
+            self.should_exit = self.force_exit = True
+        self._on_signal()
+
+    @property
+    def protocols(self) -> set[RouterProtocol]:
+        return self.server_state.connections  # type: ignore[return-value]
+
+
+def make_server(app: Any, settings: RouterSettings, *, on_signal: Callable[[], None]) -> RouterServer:
+    config = uvicorn.Config(
+        app,
+        http=type("BoundProtocol", (RouterProtocol,), {"connections_limit": settings.connections_limit}),
+        ws="none",
+        lifespan="off",
+        loop="none",
+        log_config=None,
+        log_level="warning",
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        backlog=4096,
+        timeout_keep_alive=int(settings.keep_alive_limit_s),
+        timeout_graceful_shutdown=int(settings.drain_limit_s + FORCED_EXIT_S) + 1,
+    )
+    config.load()
+    config.ssl = server_context(settings)
+    return RouterServer(config, on_signal=on_signal)
+
+
+def server_context(settings: RouterSettings) -> ssl.SSLContext | None:
+    return settings.tls.server_context()
+
+
+def listen(settings: RouterSettings) -> socket.socket:
+    """Bind before anything else starts, so that a taken port is said at once and port 0 becomes a number."""
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((settings.host, settings.port))
+    except OSError as error:
+        listener.close()
+        raise SettingsError(
+            f"cannot listen on {settings.host}:{settings.port}: {error.strerror}; choose another with --port"
+        ) from error
+    listener.setblocking(False)
+    return listener
+
+
+class Shutdown:
+    """The order of leaving, as steps that are given to it. `draining` is what readiness and new requests look at."""
+
+    def __init__(self, *, notice_s: float, limit_s: float) -> None:
+        self._notice_s = notice_s
+        self._limit_s = limit_s
+        self._asked = asyncio.Event()
+        self.draining = False
+
+    def ask(self) -> None:
+        self._asked.set()
+
+    async def run(
+        self,
+        server: RouterServer,
+        *,
+        leave: Callable[[], Awaitable[None]],
+        open_calls: Callable[[], int],
+        end_streams: Callable[[], None],
+    ) -> None:
+        """Wait until asked, then leave in order. Returns when the server may be waited for."""
+        await self._asked.wait()
+        self.draining = True
+        await leave()
+        if not server.force_exit:
+            await asyncio.sleep(self._notice_s)
+        server.should_exit = True
+        clock = asyncio.get_running_loop().time
+        until = clock() + self._limit_s
+        while open_calls() and clock() < until and not server.force_exit:
+            await asyncio.sleep(POLL_S)
+        if open_calls():
+            log.warning("%d requests did not end within %.0f s; ending them", open_calls(), self._limit_s)
+            end_streams()

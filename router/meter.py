@@ -1,0 +1,55 @@
+"""Exactly one usage record per request, whatever became of it, in the journal before the request's last byte."""
+
+from __future__ import annotations
+
+from router.call import Attempt, Call
+from router.journal import Journal
+from wire.usage import AttemptUsage, UsageRecord, encode_line
+
+
+class Meter:
+    def __init__(self, journal: Journal, *, region: str, router: str) -> None:
+        self._journal = journal
+        self._region = region
+        self._router = router
+
+    def record(self, call: Call) -> None:
+        self._journal.append(encode_line(self._usage(call)))
+
+    def _usage(self, call: Call) -> UsageRecord:
+        return UsageRecord(
+            # The span id is drawn per request and router: unique even where a client reuses its request id.
+            event_id=f"{call.trace_id:032x}-{call.span_id:016x}",
+            request_id=call.request_id,
+            region=self._region,
+            router=self._router,
+            tenant=call.tenant,
+            key=call.key_label,
+            model=call.model,
+            endpoint=call.endpoint,
+            stream=call.asked is not None and call.asked.streams,
+            arrived_unix_ns=call.arrived_unix_ns,
+            duration_s=round(call.ended - call.arrived, 6),
+            ttft_s=round(call.first_token - call.arrived, 6) if call.first_token else None,
+            held_s=round(call.held_s, 6),
+            code=call.code,
+            status=call.status,
+            prompt_tokens=call.usage.prompt_tokens,
+            cached_tokens=call.usage.cached_tokens,
+            output_tokens=call.usage.output_tokens,
+            token_source=call.usage.source,
+            attempts=[_attempt(call, attempt) for attempt in call.attempts],
+        )
+
+
+def _attempt(call: Call, attempt: Attempt) -> AttemptUsage:
+    return AttemptUsage(
+        replica=attempt.replica.replica,
+        node=attempt.replica.node,
+        generation=attempt.replica.generation,
+        kind=attempt.kind,
+        code=attempt.code,
+        started_s=round(attempt.started - call.arrived, 6),
+        duration_s=round(attempt.ended - attempt.started, 6),
+        delivered_tokens=attempt.delivered_tokens,
+    )

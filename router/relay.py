@@ -1,0 +1,235 @@
+"""Moves one engine's answer to the client: bytes in, whole events out, nothing awaited and nothing parsed per token.
+
+A `Relay` is the receiver of one attempt. What it cannot pass on (errors, the end, a broken connection) it turns into
+the attempt's outcome and wakes the walk, which decides what comes next.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Protocol
+
+import msgspec
+
+from router.call import Attempt
+from router.core import events
+from router.core.errors import Code
+from router.core.events import EventTooLarge, Seen, Splitter, Trouble
+from router.downstream.stream import ClientStream
+from router.upstream.connection import EngineConnection, Headers
+
+_NO_CHOICES = b'"choices":[]'
+"""Stands, with these very quotes, only in the event that closes a stream with its usage."""
+
+_TROUBLE = {
+    Trouble.ERROR: Code.ENGINE_ERROR,
+    Trouble.ABORT: Code.ENGINE_ABORTED,
+    Trouble.MALFORMED: Code.ENGINE_MALFORMED,
+}
+
+
+class Editor(Protocol):
+    """What the client gets of the engine's events: a cut on the first leg, a splice on a resumed one."""
+
+    def plain(self, block: bytes) -> bytes: ...
+
+    def any(self, block: bytes) -> bytes: ...
+
+
+class Limits(msgspec.Struct, frozen=True):
+    """Seconds an attempt may take; checked by the sweep, so they hold to a quarter of a second."""
+
+    first_token_s: float
+    between_tokens_s: float
+    total_until: float
+    answer_bytes: int
+    event_bytes: int
+
+
+class Relay:
+    """Receiver of a streamed answer."""
+
+    def __init__(
+        self,
+        attempt: Attempt,
+        client: ClientStream,
+        *,
+        editor: Editor,
+        choices: int,
+        on_start: Callable[[], None],
+        on_progress: Callable[[int, float], None],
+        limits: Limits,
+    ) -> None:
+        loop = asyncio.get_running_loop()
+        self.attempt = attempt
+        self.done: asyncio.Future[None] = loop.create_future()
+        """Resolved when nothing more will come; the attempt then holds code, status and detail."""
+        self.tail = b""
+        """The client's last bytes (usage, `[DONE]`), held back until the request is journalled."""
+        self.answer = b""
+        """An answer that is no stream: the engine's error, or JSON where a stream was asked for."""
+        self.retry_after_s = 0.0
+        self.events = 0
+        self.swept_events = 0
+        self.quiet_since = attempt.started
+        self.usage = b""
+        """The engine's usage object as JSON, when it has come."""
+        self.choices_left = choices
+        """Choices of the answer that have not ended yet."""
+        self._clock = loop.time
+        self._client = client
+        self._connection: EngineConnection | None = None
+        self._editor = editor
+        self._on_start = on_start
+        self._on_progress = on_progress
+        self._limits = limits
+        self._splitter = Splitter(limits.event_bytes)
+        self._whole: list[bytes] | None = None
+        self._whole_bytes = 0
+
+    def attach(self, connection: EngineConnection) -> None:
+        """Reading from the engine now follows the client's pace."""
+        self._connection = connection
+        self._client.on_pause = connection.pause
+        self._client.on_resume = connection.resume
+
+    def again(self) -> None:
+        """The same request goes out once more, on a fresh connection: nothing of the first try was answered."""
+        self.done = asyncio.get_running_loop().create_future()
+        self.attempt.code, self.attempt.detail = Code.OK, ""
+
+    # Receiver
+
+    def head(self, status: int, headers: Headers) -> None:
+        self.attempt.status = status
+        names = dict(headers)
+        self.retry_after_s = seconds(names.get(b"retry-after", b""))
+        if status != 200 or not names.get(b"content-type", b"").startswith(b"text/event-stream"):
+            self._whole = []
+
+    def body(self, data: bytes) -> None:
+        if self._whole is not None:
+            self._collect(data)
+            return
+        try:
+            block = self._splitter.feed(data)
+        except EventTooLarge as error:
+            self.stop(Code.ENGINE_MALFORMED, str(error))
+            return
+        if not block or self.done.done():
+            return
+        if events.is_plain(block):
+            self.events += 1
+            self._write(self._editor.plain(block))
+        else:
+            self._act(block)
+
+    def end(self) -> None:
+        if self._whole is not None:
+            self.answer = b"".join(self._whole)
+            code, detail = judge(self.attempt.status, self.answer)
+            self.stop(code, detail)
+        else:
+            self._judge_end("the engine ended the stream before it was complete")
+
+    def lost(self, error: Exception | None) -> None:
+        self._judge_end(f"the connection to the engine broke: {error or 'closed by the engine'}")
+
+    def stop(self, code: Code, detail: str = "") -> None:
+        """Settle the outcome, once. What comes after is ignored."""
+        if self.done.done():
+            return
+        self.attempt.code, self.attempt.detail = code, detail
+        self.attempt.ended = self._clock()
+        self.done.set_result(None)
+
+    def sweep(self, now: float) -> None:
+        """Stop an attempt that has been silent for too long. A client that does not read is not the engine's fault."""
+        if self.events != self.swept_events:
+            self._on_progress(self.events - self.swept_events, now)
+            self.swept_events, self.quiet_since = self.events, now
+        elif self._connection is not None and self._connection.paused:
+            self.quiet_since = now
+        quiet_s = now - self.quiet_since
+        if now > self._limits.total_until:
+            self.stop(Code.TOTAL_TIMEOUT, "the request took longer than its total limit")
+        if self.attempt.first_token:
+            if quiet_s > self._limits.between_tokens_s:
+                self.stop(Code.STALLED, f"no event for {quiet_s:.1f} s")
+        elif quiet_s > self._limits.first_token_s:
+            self.stop(Code.FIRST_TOKEN_TIMEOUT, f"no first event within {self._limits.first_token_s:g} s")
+
+    # How
+
+    def _act(self, block: bytes) -> None:
+        """A block that is not one plain event: several at once, the end, usage, a comment, or trouble."""
+        seen: Seen = events.examine(block)
+        self.events += seen.events
+        self.choices_left -= seen.finished
+        self.usage = seen.usage or self.usage
+        if seen.good:
+            self._deliver(self._editor.any(seen.good), seen)
+        if seen.trouble is not None:
+            self.stop(_TROUBLE[seen.trouble], seen.detail)
+
+    def _deliver(self, out: bytes, seen: Seen) -> None:
+        if seen.done or self.tail or _NO_CHOICES in seen.good:
+            self.tail += out
+        elif seen.events or self.attempt.first_token:
+            self._write(out)
+
+    def _judge_end(self, otherwise: str) -> None:
+        """An answer is complete when every choice has ended. `[DONE]` alone proves nothing: a dying engine sends it
+        too; and an engine that ended all choices and lost only its `[DONE]` has left nothing to continue."""
+        if self._whole is None and self.choices_left <= 0:
+            if not self.tail.endswith(events.DONE):
+                self.tail += events.DONE
+            self.stop(Code.OK)
+        else:
+            self.stop(Code.ENGINE_BROKE, otherwise)
+
+    def _write(self, out: bytes) -> None:
+        if not self.attempt.first_token:
+            self.attempt.first_token = self._clock()
+            self._on_start()
+        if out:
+            self._client.write(out)
+
+    def _collect(self, data: bytes) -> None:
+        assert self._whole is not None
+        self._whole.append(data)
+        self._whole_bytes += len(data)
+        if self._whole_bytes > self._limits.answer_bytes:
+            self.stop(Code.ENGINE_MALFORMED, f"the answer is larger than {self._limits.answer_bytes:,} bytes")
+
+
+class _Error(msgspec.Struct):
+    message: str = ""
+
+
+class _ErrorAnswer(msgspec.Struct):
+    error: _Error
+
+
+_decode_error = msgspec.json.Decoder(_ErrorAnswer).decode
+
+
+def judge(status: int, answer: bytes) -> tuple[Code, str]:
+    """What a whole answer means for the request: the engine's success, its client's error, or its own."""
+    if status == 200:
+        return Code.OK, ""
+    try:
+        detail = _decode_error(answer).error.message
+    except msgspec.DecodeError:
+        detail = f"status {status}"
+    if status in (429, 503):
+        return Code.ENGINE_BUSY, detail
+    if 400 <= status < 500 and status != 408:
+        return Code.ENGINE_REJECTED, detail
+    return Code.ENGINE_ERROR, detail
+
+
+def seconds(value: bytes) -> float:
+    """A Retry-After in seconds, 0 when it is absent or a date (engines send seconds)."""
+    return float(value) if value.isdigit() else 0.0

@@ -1,0 +1,178 @@
+"""One keep-alive HTTP/1.1 connection to an engine: sends a request, hands the answer on as it comes.
+
+An `asyncio.Protocol` over httptools and no await per chunk. A chunk that fills a read exactly, which is how engines
+send token events, is taken out of its framing by hand; everything else goes through the parser.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Protocol
+
+import httptools
+
+Headers = list[tuple[bytes, bytes]]
+
+READ_HIGH_BYTES = 64 * 1024
+
+
+class Receiver(Protocol):
+    """Whoever asked. Called from the event loop, must not block, must not raise."""
+
+    def head(self, status: int, headers: Headers) -> None: ...
+
+    def body(self, data: bytes) -> None: ...
+
+    def end(self) -> None:
+        """The answer is complete as HTTP; the connection may be used again."""
+        ...
+
+    def lost(self, error: Exception | None) -> None:
+        """The connection ended, or spoke no HTTP, before the answer was complete."""
+        ...
+
+
+class EngineConnection(asyncio.Protocol):
+    __slots__ = (
+        "_headers",
+        "_parser",
+        "_receiver",
+        "_short",
+        "_transport",
+        "address",
+        "answered",
+        "idle_since",
+        "paused",
+        "reusable",
+        "used",
+    )
+
+    def __init__(self, address: str) -> None:
+        self.address = address
+        self.used = 0
+        """Requests sent on this connection: a reused one may have been closed by the engine meanwhile."""
+        self.answered = False
+        """A byte of the present answer has come."""
+        self.reusable = True
+        self.idle_since = 0.0
+        self.paused = False
+        self._transport: asyncio.Transport | None = None
+        self._receiver: Receiver | None = None
+        self._parser = httptools.HttpResponseParser(self)
+        self._headers: Headers = []
+        self._short = False
+        """The parser stands between two chunks of a chunked body."""
+
+    @property
+    def open(self) -> bool:
+        return self._transport is not None and not self._transport.is_closing()
+
+    @property
+    def busy(self) -> bool:
+        return self._receiver is not None
+
+    def send(self, head: bytes, body: bytes, receiver: Receiver) -> None:
+        assert self._transport is not None
+        assert self._receiver is None
+        self._receiver = receiver
+        self.answered = False
+        self.used += 1
+        self._transport.writelines((head, body))
+
+    def pause(self) -> None:
+        """Stop reading: the client does not keep up. The engine's own send buffer then fills, and it waits."""
+        if self._transport is not None and not self._transport.is_closing():
+            self.paused = True
+            self._transport.pause_reading()
+
+    def resume(self) -> None:
+        self.paused = False
+        if self._transport is not None and not self._transport.is_closing():
+            self._transport.resume_reading()
+
+    def abort(self) -> None:
+        """Close at once, unsent bytes dropped. vLLM stops generating when it sees this."""
+        self._receiver = None
+        self.reusable = False
+        if self._transport is not None:
+            self._transport.abort()
+
+    # asyncio.Protocol
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = transport  # type: ignore[assignment]
+
+    def data_received(self, data: bytes) -> None:
+        self.answered = True
+        if self._short and (chunk := whole_chunk(data)) is not None:
+            self._receiver.body(chunk)  # type: ignore[union-attr]  # between chunks there is a receiver
+            return
+        try:
+            self._parser.feed_data(data)
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
+            self._break(error)
+
+    def eof_received(self) -> None:
+        """Close our side too; connection_lost follows."""
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._transport = None
+        self._break(exc)
+
+    def _break(self, error: Exception | None) -> None:
+        self.reusable = self._short = False
+        receiver, self._receiver = self._receiver, None
+        if self._transport is not None:
+            self._transport.abort()
+        if receiver is not None:
+            receiver.lost(error)
+
+    # httptools callbacks
+
+    def on_message_begin(self) -> None:
+        self._headers = []
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self._headers.append((name.lower(), value))
+
+    def on_headers_complete(self) -> None:
+        status = self._parser.get_status_code()
+        if self._receiver is None or status < 200:  # 100 Continue and the like say nothing
+            return
+        self._receiver.head(status, self._headers)
+
+    def on_chunk_header(self) -> None:
+        self._short = False
+
+    def on_chunk_complete(self) -> None:
+        self._short = self._receiver is not None
+
+    def on_body(self, data: bytes) -> None:
+        if self._receiver is not None:
+            self._receiver.body(data)
+
+    def on_message_complete(self) -> None:
+        self._short = False
+        if not self._parser.should_keep_alive():
+            self.reusable = False
+        if self._parser.get_status_code() < 200:
+            return
+        receiver, self._receiver = self._receiver, None
+        if receiver is None:
+            self.reusable = False  # an answer nobody asked for: do not trust this connection
+        else:
+            receiver.end()
+
+
+def whole_chunk(data: bytes) -> bytes | None:
+    """The content, if `data` is exactly one chunk of chunked transfer coding with content and no extension."""
+    at = data.find(b"\r\n", 0, 10)
+    if at < 1:
+        return None
+    try:
+        size = int(data[:at], 16)
+    except ValueError:
+        return None
+    if size == 0 or at + 2 + size + 2 != len(data) or data[-2:] != b"\r\n":
+        return None
+    return data[at + 2 : -2]
