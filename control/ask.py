@@ -5,6 +5,7 @@ Failures come back as one sentence with the remedy; the router's own message is 
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable, Sequence
 from typing import Any, Self
@@ -17,6 +18,8 @@ from control.errors import Failed
 
 FIRST_BYTE_LIMIT_S = 600.0
 CONNECT_LIMIT_S = 5.0
+PROBE_LIMIT_S = 2.0
+PROBE_EVERY_S = 0.05
 
 Message = dict[str, str]
 
@@ -86,6 +89,20 @@ class Router:
         if isinstance(error, httpx.ConnectError | httpx.ConnectTimeout):
             return f"no router answers at {self._base_url}; start one with `switchyard up`, or name it with --base-url."
         return f"the connection to {self._base_url} failed ({type(error).__name__}: {error}); ask again."
+
+
+async def wait_until_answers(url: str) -> None:
+    """Until it answers 200; who waits sets the limit."""
+    async with httpx.AsyncClient(timeout=PROBE_LIMIT_S, trust_env=False) as client:
+        while not await _answers(client, url):
+            await asyncio.sleep(PROBE_EVERY_S)
+
+
+async def _answers(client: httpx.AsyncClient, url: str) -> bool:
+    try:
+        return (await client.get(url)).status_code == httpx.codes.OK
+    except httpx.HTTPError:
+        return False
 
 
 def _is_remote(base_url: str) -> bool:

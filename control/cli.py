@@ -148,23 +148,29 @@ def _explained(name: str, error: Exception) -> int:
     from wire.registry import RegistryError
     from wire.settings import SettingsError
 
-    match error:
+    cause = _first_cause(error)
+    match cause:
         case Misused() | SettingsError():
-            print(f"switchyard {name}: {error}", file=sys.stderr)
+            print(f"switchyard {name}: {cause}", file=sys.stderr)
             return MISUSED
         case Failed():
-            print(f"switchyard {name}: {error}", file=sys.stderr)
+            print(f"switchyard {name}: {cause}", file=sys.stderr)
         case RegistryError():
-            print(f"switchyard {name}: the registry did not do as asked: {error}", file=sys.stderr)
-        case ExceptionGroup() if len(error.exceptions) == 1 and isinstance(error.exceptions[0], Exception):
-            return _explained(name, error.exceptions[0])
+            print(f"switchyard {name}: the registry did not do as asked: {cause}", file=sys.stderr)
         case _:
             print(
-                f"switchyard {name}: this is a defect of ours: {type(error).__name__}: {error}. "
+                f"switchyard {name}: this is a defect of ours: {type(cause).__name__}: {cause}. "
                 "Set SWITCHYARD_DEBUG=1 to see where it happened, and please report it.",
                 file=sys.stderr,
             )
     return FAILED
+
+
+def _first_cause(error: BaseException) -> BaseException:
+    """What a task group was ended by; where several tasks failed, the first is why the others did."""
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error
 
 
 if __name__ == "__main__":

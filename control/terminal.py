@@ -9,10 +9,15 @@ _CODES = {"bold": "1", "dim": "2", "red": "31", "green": "32", "yellow": "33", "
 
 STATE_COLOURS = {
     "ready": "green",
+    "done": "green",
+    "active": "green",
     "loading": "yellow",
     "starting": "yellow",
+    "working": "yellow",
+    "restarting": "yellow",
     "draining": "yellow",
     "stopping": "yellow",
+    "expired": "red",
     "failed": "red",
     "sleeping": "cyan",
     "stopped": "dim",
@@ -32,10 +37,9 @@ class Style:
     def __call__(self, name: str, text: str) -> str:
         return f"\x1b[{_CODES[name]}m{text}\x1b[0m" if self._colour and name in _CODES else text
 
-    def state(self, text: str) -> str:
-        """A state word, padded or not, or the words before it in a cell such as `2 ready`."""
-        words = text.split()
-        return self(STATE_COLOURS.get(words[-1] if words else "", ""), text)
+    def state(self, state: str, text: str) -> str:
+        """`text` in the colour of a state."""
+        return self(STATE_COLOURS.get(state, ""), text)
 
 
 def style_for(stream: TextIO, env: Mapping[str, str]) -> Style:

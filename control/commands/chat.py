@@ -15,8 +15,7 @@ from typing import NamedTuple
 from control.ask import Message, Router
 from control.commands.base import Command, lines
 from control.commands.reach import add_data_dir, running_in
-from control.core import durations
-from control.core.sse import Figures
+from control.core.sse import told
 from control.errors import Failed, Misused
 from control.terminal import Style, style_for
 
@@ -88,14 +87,6 @@ async def _answer(router: Router, model: str, messages: list[Message], max_token
             print(flush=True)
     print(style("dim", told(model, figures)), file=sys.stderr)
     return "".join(pieces)
-
-
-def told(model: str, figures: Figures) -> str:
-    cut = "" if figures.finish == "stop" else f", ended by {figures.finish}"
-    return (
-        f"{model}: first token after {durations.show(figures.ttft_s)}, {figures.tokens} tokens at "
-        f"{figures.tokens_per_s:.0f} tokens/s{cut}"
-    )
 
 
 async def _first_model(router: Router) -> str:

@@ -43,7 +43,7 @@ def _nodes(args: argparse.Namespace, env: Mapping[str, str]) -> int:
         for r in rows
     ]
     headings = ("node", "region", "class", "state", "replicas", "models", "age", "agent")
-    paint = lambda heading, text: style.state(text) if heading == "state" else text  # noqa: E731
+    paint = lambda heading, text: style.state(text.strip(), text) if heading == "state" else text  # noqa: E731
     print(tables.render(headings, cells, paint=paint) if rows else "no nodes: no agent has registered in this registry")
     _mention_unreadable(fleet)
     return 0
@@ -71,7 +71,7 @@ def _replicas(args: argparse.Namespace, env: Mapping[str, str]) -> int:
     style = style_for(sys.stdout, env)
     headings = ("replica", "node", "model", "state", "generation", "engine")
     cells = [(r.replica, r.node, r.model, r.state.value, r.generation, r.address) for r in rows]
-    paint = lambda heading, text: style.state(text) if heading == "state" else text  # noqa: E731
+    paint = lambda heading, text: style.state(text.strip(), text) if heading == "state" else text  # noqa: E731
     print(tables.render(headings, cells, paint=paint) if rows else "no replicas: no agent has registered one")
     _mention_unreadable(fleet)
     return 0

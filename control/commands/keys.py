@@ -81,7 +81,7 @@ async def _list_keys(args: argparse.Namespace, env: Mapping[str, str]) -> int:
         for r in records
     ]
     style = style_for(sys.stdout, env)
-    paint = lambda heading, text: style.state(text) if heading == "state" else text  # noqa: E731
+    paint = lambda heading, text: style.state(text.strip(), text) if heading == "state" else text  # noqa: E731
     print(tables.render(headings, cells, paint=paint) if cells else "no keys; make one with `switchyard keys create`")
     return 0
 

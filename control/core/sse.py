@@ -10,6 +10,8 @@ from typing import Any
 
 import msgspec
 
+from control.core import durations
+
 
 class Broken(ValueError):  # noqa: N818 - reads as what the answer is
     """The stream said, or showed, that the answer is not whole."""
@@ -26,6 +28,15 @@ class Figures(msgspec.Struct, frozen=True, kw_only=True):
         """Of the time after the first token, which is what a reader sees flowing."""
         streaming_s = self.total_s - self.ttft_s
         return (self.tokens - 1) / streaming_s if self.tokens > 1 and streaming_s > 0 else 0.0
+
+
+def told(model: str, figures: Figures) -> str:
+    """The figures in a line for people."""
+    cut = "" if figures.finish == "stop" else f", ended by {figures.finish}"
+    return (
+        f"{model}: first token after {durations.show(figures.ttft_s)}, {figures.tokens} tokens at "
+        f"{figures.tokens_per_s:.0f} tokens/s{cut}"
+    )
 
 
 class Answer:
