@@ -51,10 +51,11 @@ async def serve(
     *,
     credentials: grpc.ServerCredentials | None = None,
     before_answer: Callable[[], None] = lambda: None,
+    clock: Callable[[], float] = time.monotonic,
 ) -> AsyncIterator[int]:
     """Serve the store until the context ends; gives the bound port. Raises OSError when the port is taken."""
     server = grpc.aio.server(options=SERVER_OPTIONS)
-    service = Service(store, before_answer=before_answer)
+    service = Service(store, before_answer=before_answer, clock=clock)
     server.add_generic_rpc_handlers((_Router(service.handlers()),))
     address = f"{host}:{port}"
     try:

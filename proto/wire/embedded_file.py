@@ -15,7 +15,6 @@ import msgspec
 
 from wire.store import ALL, Compacted, Event, Kv, Range, Store, Watcher
 
-
 VERSION = 1
 
 

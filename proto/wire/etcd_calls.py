@@ -113,7 +113,7 @@ class Calls:
         self._token = ""
         self._logging_in = asyncio.Lock()
         self._timeout_s = timeout_s
-        self._closed = False
+        self._closing = asyncio.Event()
 
     @property
     def target(self) -> str:
@@ -121,7 +121,7 @@ class Calls:
         return self._endpoints[self._at].target
 
     async def close(self) -> None:
-        self._closed = True
+        self._closing.set()
         await asyncio.gather(*(endpoint.channel.close() for endpoint in self._endpoints))
 
     async def unary(self, method: Method[Q, A], request: Q, *, once: bool = False) -> A:
@@ -145,7 +145,7 @@ class Calls:
             except asyncio.CancelledError:
                 self.raise_if_closed()
                 raise
-            await asyncio.sleep(pause_s * random.uniform(0.5, 1.0))
+            await self.pause(pause_s * random.uniform(0.5, 1.0))
             pause_s = min(pause_s * 2, LONGEST_PAUSE_S)
 
     @contextlib.asynccontextmanager
@@ -173,12 +173,21 @@ class Calls:
             if call is not None:
                 call.cancel()
 
+    async def pause(self, seconds: float) -> None:
+        """Between two attempts or beats. Raises RegistryUnavailable at once when the client is closed."""
+        try:
+            async with asyncio.timeout(seconds):
+                await self._closing.wait()
+        except TimeoutError:
+            return
+        raise RegistryUnavailable("the registry client was closed")
+
     def log_in_again(self) -> None:
         """Forget the token; the next call fetches a new one."""
         self._token = ""
 
     def _endpoint(self) -> Endpoint:
-        if self._closed:
+        if self._closing.is_set():
             raise RegistryUnavailable("the registry client is closed")
         return self._endpoints[self._at]
 
@@ -188,7 +197,7 @@ class Calls:
 
     def _failed(self, endpoint: Endpoint, error: Exception) -> Verdict:
         """Prepare the next attempt, or raise if there should be none."""
-        if self._closed:
+        if self._closing.is_set():
             raise RegistryUnavailable("the registry client is closed") from error
         if not isinstance(error, grpc.aio.AioRpcError):
             self._move_on(endpoint)
@@ -210,7 +219,7 @@ class Calls:
     def raise_if_closed(self) -> None:
         """Closing cancels calls inside gRPC; a caller that nobody cancelled must not see a cancellation."""
         task = asyncio.current_task()
-        if self._closed and task is not None and not task.cancelling():
+        if self._closing.is_set() and task is not None and not task.cancelling():
             raise RegistryUnavailable("the registry client was closed")
 
     async def _metadata(self, endpoint: Endpoint, limit_s: float) -> tuple[tuple[str, str], ...]:

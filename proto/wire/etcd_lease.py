@@ -57,10 +57,10 @@ async def keep_alive(calls: Calls, lease: int, ttl_s: int) -> None:
             async with calls.stream(LEASE_KEEP_ALIVE) as call:
                 while True:
                     await _beat(call, lease, clock)
-                    await asyncio.sleep(clock.beat_s)
+                    await calls.pause(clock.beat_s)
         except Interrupted as error:
             log.info("keep-alive of lease %x: %s", lease, error)
-        await asyncio.sleep(PAUSE_S * random.uniform(0.5, 1.0))
+        await calls.pause(PAUSE_S * random.uniform(0.5, 1.0))
     raise LeaseLost(f"no answer about lease {lease:x} for its time to live")
 
 

@@ -112,8 +112,7 @@ async def watch(
             link.lost(error)
             # etcd before 3.5.6 answers an expired token with "permission denied".
             calls.log_in_again()
-        calls.raise_if_closed()
-        await asyncio.sleep(link.pause_s())
+        await calls.pause(link.pause_s())
 
 
 class _Link:

@@ -25,7 +25,7 @@ class MemoryRegistry:
         self._store = store or Store()
         self._clock = clock
         self._away = False
-        self._closed = False
+        self._closing = asyncio.Event()
         self._wakes: dict[asyncio.Event, None] = {}
 
     async def get(self, key: str) -> Entry | None:
@@ -61,7 +61,11 @@ class MemoryRegistry:
         while True:
             if not self._away and self._ready().keep_alive(lease, self._clock()) == 0:
                 raise LeaseLost(f"lease {lease:x} is gone")
-            await asyncio.sleep(ttl_s / 3)
+            try:
+                async with asyncio.timeout(ttl_s / 3):
+                    await self._closing.wait()
+            except TimeoutError:
+                pass
 
     async def revoke(self, lease: int) -> None:
         try:
@@ -77,7 +81,7 @@ class MemoryRegistry:
         told: bool | None = None
         watcher: Watcher | None = None
         try:
-            while not self._closed:
+            while not self._closing.is_set():
                 wake.clear()
                 if told != (connected := not self._away):
                     told = connected
@@ -101,7 +105,7 @@ class MemoryRegistry:
                 watcher.close()
 
     async def close(self) -> None:
-        self._closed = True
+        self._closing.set()
         self._wake_all()
 
     def expire(self) -> None:
@@ -118,8 +122,8 @@ class MemoryRegistry:
         self._wake_all()
 
     def _ready(self) -> Store:
-        if self._away or self._closed:
-            raise RegistryUnavailable("the registry is closed" if self._closed else "the registry is away")
+        if self._away or self._closing.is_set():
+            raise RegistryUnavailable("the registry is closed" if self._closing.is_set() else "the registry is away")
         self.expire()
         return self._store
 
