@@ -258,10 +258,8 @@ class Up:
     # What the steps stand on.
 
     def _too_slow(self) -> str:
-        return (
-            f"after {durations.show(self._settings.start_limit_s)} these were not ready: "
-            f"{', '.join(self._screen.unready())}; see their logs in {self._dir.logs}, or wait longer with --start-limit-s."
-        )
+        limit, names = durations.show(self._settings.start_limit_s), ", ".join(self._screen.unready())
+        return f"not ready after {limit}: {names}; see {self._dir.logs}, or wait longer with --start-limit-s."
 
     def _child(self, name: str, argv: Sequence[str], lock: int) -> Child:
         log = self._dir.logs / f"{name}.log"
