@@ -56,10 +56,13 @@ class Child:
 
     def exit_code(self) -> int | None:
         """None while it runs, and before it was started."""
-        return self._keeper.poll() if self._keeper else None
+        code = self._keeper.poll() if self._keeper else None
+        if code is not None:
+            self.close()
+        return code
 
     def runs(self) -> bool:
-        return self._keeper is not None and self._keeper.poll() is None
+        return self._keeper is not None and self.exit_code() is None
 
     async def ended(self) -> int:
         while (code := self.exit_code()) is None:
@@ -69,7 +72,7 @@ class Child:
     def ask(self, wish: bytes) -> None:
         """`t`: end, please. `k`: end now."""
         self.stopping = True
-        if self._keeper and self._keeper.stdin:
+        if self._keeper and self._keeper.stdin and not self._keeper.stdin.closed:
             with suppress(OSError):
                 os.write(self._keeper.stdin.fileno(), wish)
 
