@@ -45,9 +45,7 @@ async def stream(client: httpx.AsyncClient, url: str, fields: Mapping[str, Any])
     }
     body["max_tokens"] = TOKENS
     size = events = 0
-    async with client.stream(
-        "POST", f"{url}/v1/chat/completions", json=body | {"max_tokens": TOKENS} | fields
-    ) as answer:
+    async with client.stream("POST", f"{url}/v1/chat/completions", json={**body, **fields}) as answer:
         answer.raise_for_status()
         async for piece in answer.aiter_raw():
             size += len(piece)

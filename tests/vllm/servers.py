@@ -1,7 +1,6 @@
 """Real vLLM servers for tests: a tiny model built once, servers in process groups of their own, stopped by group.
 
-A guard process stands between the test run and each server: it ends the server's whole group when the run goes away,
-also by kill -9, because a killed API server leaves its engine core behind. Nothing here knows the router.
+By group, because a killed API server leaves its engine core behind. Nothing here knows the router.
 Flags and why: tests/vllm/README.md.
 """
 
@@ -10,17 +9,16 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
-import signal
 import socket
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import httpx
+
+from tests.vllm.guard import Guarded
 
 ROOT = Path(__file__).parents[2]
 ENVIRONMENT = Path(os.environ.get("SWITCHYARD_TEST_VLLM", ROOT / ".venv-vllm"))
@@ -62,22 +60,14 @@ GENERATE = (
 )
 POOLING = ("--runner=pooling", "--convert=embed")
 
-GUARD = """
-import os, signal, subprocess, sys, threading
-child = subprocess.Popen(sys.argv[1:], stdin=subprocess.DEVNULL, stdout=sys.stderr)
-print(child.pid, flush=True)
-def watch():
-    sys.stdin.buffer.read()
-    os.killpg(0, signal.SIGKILL)
-threading.Thread(target=watch, daemon=True).start()
-code = child.wait()
-print(code, flush=True)
-sys.stdin.buffer.read()
-"""
-
 
 def available() -> bool:
     return (ENVIRONMENT / "bin" / "vllm").exists()
+
+
+def environment() -> dict[str, str]:
+    """Ours without what would bring our packages into the engine's Python."""
+    return {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "VIRTUAL_ENV")} | ENV
 
 
 def tiny_model(adapter: bool = False) -> Path:
@@ -87,7 +77,7 @@ def tiny_model(adapter: bool = False) -> Path:
     model, lora = folder / f"tiny-{version}", folder / f"tiny-lora-{version}"
     if not (model.exists() and lora.exists()):
         command = [str(ENVIRONMENT / "bin" / "python"), str(BUILDER), str(model), "--lora", str(lora)]
-        subprocess.run(command, check=True, capture_output=True, env=os.environ | ENV)
+        subprocess.run(command, check=True, capture_output=True, env=environment())
     return lora if adapter else model
 
 
@@ -97,58 +87,43 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-@dataclass
 class VllmServer:
-    """One server: `start` returns at once, `wait_ready` when it serves, `stop` ends the whole group."""
+    """One server: `start` returns at once, `wait_ready` when it serves, `stop` ends every process of it."""
 
-    flags: Sequence[str] = GENERATE
-    port: int = field(default_factory=free_port)
-    folder: Path = field(default_factory=lambda: Path(tempfile.mkdtemp(prefix="switchyard-vllm-")))
-    guard: subprocess.Popen[str] | None = None
-    pid: int = 0
+    def __init__(self, flags: Sequence[str] = GENERATE) -> None:
+        self.flags = flags
+        self.port = free_port()
+        self._folder = Path(tempfile.mkdtemp(prefix="switchyard-vllm-"))
+        self._process: Guarded | None = None
 
     @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}"
 
     @property
-    def log(self) -> Path:
-        return self.folder / "server.log"
+    def pid(self) -> int:
+        """Of the API server."""
+        assert self._process is not None
+        return self._process.pid
 
     def start(self) -> VllmServer:
         vllm = str(ENVIRONMENT / "bin" / "vllm")
         command = [vllm, "serve", str(tiny_model()), *COMMON, f"--port={self.port}", *self.flags]
-        with self.log.open("wb") as log:
-            self.guard = subprocess.Popen(
-                [sys.executable, "-c", GUARD, *command],
-                env=os.environ | ENV,
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=log,
-                text=True,
-                start_new_session=True,
-            )
-        assert self.guard.stdout is not None
-        self.pid = int(self.guard.stdout.readline())
+        self._process = Guarded(command, log=self._folder / "server.log", env=environment())
         return self
 
     def wait_ready(self) -> VllmServer:
         until = time.monotonic() + START_LIMIT_S
-        while time.monotonic() < until:
-            if not self.alive():
-                break
+        while self.alive() and time.monotonic() < until:
             try:
                 if httpx.get(f"{self.url}/health", timeout=5).status_code == 200:
                     return self
             except httpx.TransportError:
                 time.sleep(0.25)
-        raise RuntimeError(f"vLLM did not become ready:\n{self.tail()}")
+        raise RuntimeError(f"vLLM did not become ready:\n{self._process.tail() if self._process else ''}")
 
     def alive(self) -> bool:
-        try:
-            return Path(f"/proc/{self.pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
-        except OSError:
-            return False
+        return self._process is not None and self._process.alive()
 
     def core_pid(self) -> int:
         """The engine core: the child process of the API server that holds the model."""
@@ -157,25 +132,14 @@ class VllmServer:
                 return child
         raise LookupError(f"no engine core under {self.pid}")
 
-    def kill(self, pid: int, number: int = signal.SIGKILL) -> None:
-        os.kill(pid, number)
-
     def kill_group(self) -> None:
-        """What a lost node looks like: every process of the server at once."""
-        if self.guard is not None and self.guard.poll() is None:
-            os.killpg(self.guard.pid, signal.SIGKILL)
-            self.guard.wait()
+        """What a lost node looks like."""
+        if self._process is not None:
+            self._process.kill_group()
 
     def stop(self) -> None:
         self.kill_group()
-        if self.guard is not None:
-            for pipe in (self.guard.stdin, self.guard.stdout):
-                if pipe is not None:
-                    pipe.close()
-        shutil.rmtree(self.folder, ignore_errors=True)
-
-    def tail(self, lines: int = 25) -> str:
-        return "\n".join(self.log.read_text(errors="replace").splitlines()[-lines:])
+        shutil.rmtree(self._folder, ignore_errors=True)
 
 
 def start_all(*servers: VllmServer) -> tuple[VllmServer, ...]:
