@@ -53,9 +53,8 @@ class House:
 
     async def stop(self, *, limit_s: float, now: asyncio.Event) -> None:
         """Show each on its own line. `now` set: at once."""
-        running = [c for c in self._children() if c.runs()]
-        if running:
-            self._screen.add(*(c.name for c in running))
+        for child in (child for stage in reversed(self._stages) for child in stage if child.runs()):
+            self._screen.add(child.name, state="running")
         for stage in reversed(self._stages):
             async with asyncio.TaskGroup() as group:
                 for child in stage:

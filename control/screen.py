@@ -26,10 +26,10 @@ class Screen:
         self._live = is_live(out, env)
         self.style: Style = style_for(out, env)
 
-    def add(self, *names: str) -> None:
+    def add(self, *names: str, state: str = "waiting") -> None:
         """Rows in the order they will be shown."""
         for name in names:
-            self._rows.setdefault(name, Row(name))
+            self._rows.setdefault(name, Row(name, state))
         if self._live:
             self._draw()
 

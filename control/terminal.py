@@ -10,11 +10,11 @@ _CODES = {"bold": "1", "dim": "2", "red": "31", "green": "32", "yellow": "33", "
 STATE_COLOURS = {
     "ready": "green",
     "done": "green",
+    "running": "green",
     "active": "green",
     "loading": "yellow",
     "starting": "yellow",
     "working": "yellow",
-    "restarting": "yellow",
     "draining": "yellow",
     "stopping": "yellow",
     "expired": "red",

@@ -71,27 +71,34 @@ class Up:
         """True if everything was up. Raise Failed, with every process ended, if it could not be."""
         self._dir.create()
         with self._dir.held(), self._dir.children_lock() as lock, self._signals():
-            try:
-                return await self._until_stopped(lock, once)
-            finally:
-                self._screen.settle()
-                await self._house.stop(limit_s=self._settings.drain_limit_s + LAST_BREATH_S, now=self._now)
-                self._house.close()
+            async with asyncio.TaskGroup() as group:
+                animation = group.create_task(self._screen.animate())
+                try:
+                    return await self._until_stopped(lock, once)
+                finally:
+                    await self._end()
+                    animation.cancel()
 
     async def _until_stopped(self, lock: int, once: bool) -> bool:
         async with asyncio.TaskGroup() as group:
-            helpers = [group.create_task(self._screen.animate()), group.create_task(self._house.watch_start())]
+            watching = group.create_task(self._house.watch_start())
             try:
-                plan = await self._interruptible(self._story(lock))
+                plan = await self._interruptible(self._story(lock, once))
             finally:
-                for helper in helpers:
-                    helper.cancel()
+                watching.cancel()
         if plan is None or once:
             return plan is not None
         await self._interruptible(self._house.keep(lambda child: self._restarted(child, plan)))
         return True
 
-    async def _story(self, lock: int) -> Layout:
+    async def _end(self) -> None:
+        self._screen.settle()
+        self._screen.say()
+        await self._house.stop(limit_s=self._settings.drain_limit_s + LAST_BREATH_S, now=self._now)
+        self._house.close()
+        self._screen.settle()
+
+    async def _story(self, lock: int, once: bool) -> Layout:
         self._screen.say(
             f"Starting Switchyard with {self._settings.engine.value} engines; data in {self._settings.data_dir}"
         )
@@ -111,7 +118,8 @@ class Up:
         ready_s = time.monotonic() - self._began
         figures = await self._first_answer(plan, key)
         self._dir.tell(self._facts(plan))
-        self._screen.say("\n" + welcome.render(self._welcome(plan, key, ready_s, figures)))
+        facts = self._welcome(plan, key, ready_s, figures)
+        self._screen.say("\n" + (welcome.brief(facts) if once else welcome.render(facts)))
         return plan
 
     # The steps of the story.
@@ -245,7 +253,8 @@ class Up:
                 on_text=self._screen.write,
                 max_tokens=FIRST_ANSWER_TOKENS,
             )
-        self._screen.say("\n" + style("dim", told(plan.model, figures)))
+        made_up = "" if plan.vllm else " (simulated engines answer with made-up words)"
+        self._screen.say("\n" + style("dim", told(plan.model, figures) + made_up))
         return figures
 
     async def _restarted(self, child: Child, plan: Layout) -> None:
@@ -301,7 +310,7 @@ class Up:
             logs=f"{self._settings.data_dir}/logs",
             ready_s=ready_s,
             first_token_s=ready_s + figures.ttft_s,
-            data_dir="" if self._settings.data_dir == default else self._settings.data_dir,
+            data_dir="" if self._settings.data_dir == default else str(self._dir.path),
         )
 
     async def _interruptible(self, work: Coroutine[object, object, T]) -> T | None:

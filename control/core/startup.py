@@ -12,8 +12,9 @@ from control.core import durations
 SPINNER = "⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏"
 SPINS_PER_S = 10.0
 MARKS = {"ready": "✓", "done": "✓", "stopped": "·", "failed": "✗", "waiting": "·", "skipped": "·"}
-MOVING = ("starting", "loading", "working", "stopping", "restarting")
+MOVING = ("starting", "loading", "working", "stopping")
 STATE_WIDTH = 10
+TIME_WIDTH = 7
 
 Paint = Callable[[str, str], str]
 
@@ -44,8 +45,9 @@ def line(row: Row, *, now: float, name_width: int, width: int, paint: Paint) -> 
     time = durations.show(elapsed) if elapsed >= 0 else ""
     head = f" {row.name:<{name_width}}  "
     state = f"{row.state:<{STATE_WIDTH}}"
-    room = max(0, width - 2 - len(head) - STATE_WIDTH - len(time) - 2)
-    return f" {paint(row.state, mark)}{head}{paint(row.state, state)}{_fit(row.detail, room)}  {time}".rstrip()
+    clock = f"{time:>{TIME_WIDTH}}  "
+    room = max(0, width - 2 - len(head) - len(state) - len(clock))
+    return f" {paint(row.state, mark)}{head}{paint(row.state, state)}{clock}{_fit(row.detail, room)}".rstrip()
 
 
 def plain(row: Row, *, name_width: int) -> str:
@@ -55,4 +57,4 @@ def plain(row: Row, *, name_width: int) -> str:
 
 
 def _fit(text: str, room: int) -> str:
-    return text.ljust(room) if len(text) <= room else text[: max(0, room - 1)] + "…"
+    return text if len(text) <= room else text[: max(0, room - 1)] + "…"[:room]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import msgspec
 
+DATA_DIR_VARIABLE = "SWITCHYARD_CLI_DATA_DIR"
+
 
 class Welcome(msgspec.Struct, frozen=True, kw_only=True):
     command: str
@@ -21,20 +23,20 @@ class Welcome(msgspec.Struct, frozen=True, kw_only=True):
 
 def render(welcome: Welcome) -> str:
     w = welcome
-    where = f" --data-dir {w.data_dir}" if w.data_dir else ""
     body = f'{{"model": "{w.model}", "stream": true, "messages": [{{"role": "user", "content": "hello"}}]}}'
     commands = {
-        f"chat{where}": "a conversation in the terminal",
-        f"nodes{where}": "the hosts and what they serve",
-        f"drain {w.node}{where}": "empty a host while streams run; undrain brings it back",
-        f"keys create{where} --tenant acme": "a key for somebody else",
-        f"usage{where}": "requests and tokens so far",
+        "chat": "a conversation in the terminal",
+        "nodes": "the hosts and what they serve",
+        f"drain {w.node}": "empty a host while streams run; undrain brings it back",
+        "keys create --tenant acme": "a key for somebody else",
+        "usage": "requests and tokens so far",
     }
     width = max(len(command) for command in commands) + len(w.command) + 1
+    elsewhere = [f"  export {DATA_DIR_VARIABLE}={w.data_dir}"] if w.data_dir else []
     return "\n".join(
         [
             f"Switchyard is up at {w.base_url}",
-            f"ready after {w.ready_s:.1f} s, first token after {w.first_token_s:.1f} s.",
+            brief(w),
             "",
             f"  curl -N {w.base_url}/chat/completions -H 'Authorization: Bearer {w.key}' \\",
             f"    -H 'Content-Type: application/json' -d '{body}'",
@@ -44,8 +46,13 @@ def render(welcome: Welcome) -> str:
             '  messages = [{"role": "user", "content": "hello"}]',
             f'  print(client.chat.completions.create(model="{w.model}", messages=messages).choices[0].message.content)',
             "",
+            *elsewhere,
             *(f"  {f'{w.command} {command}':<{width}}   {what}" for command, what in commands.items()),
             "",
             f"Logs are in {w.logs}. Ctrl-C stops everything, twice stops it at once.",
         ]
     )
+
+
+def brief(welcome: Welcome) -> str:
+    return f"Ready after {welcome.ready_s:.1f} s, first token after {welcome.first_token_s:.1f} s."
