@@ -9,15 +9,15 @@ from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, 
 
 import pytest
 
+from tests.wire.follower import SAFETY_S, Follower, following, values
 from tests.wire.servers import Proxy, etcd, proxy
 from wire.connect import RegistrySettings, connect
 from wire.embedded import fresh_store, serve
 from wire.etcd import EtcdRegistry
 from wire.memory import MemoryRegistry
-from wire.registry import Change, Changes, Entry, LeaseLost, Registry, RegistryUnavailable, Snapshot
+from wire.registry import Changes, Entry, LeaseLost, Registry, RegistryUnavailable, Snapshot
 from wire.store import Store
 
-SAFETY_S = 30.0
 HISTORY = 2000
 """Events that the stores of these tests remember, so that a slow watcher falls behind quickly."""
 
@@ -150,62 +150,6 @@ def registry(backend: Backend) -> Registry:
 def at(request: pytest.FixtureRequest) -> str:
     """A prefix of the test's own: the etcd is shared by the tests."""
     return f"/contract/{request.node.name}/"
-
-
-class Follower:
-    """Applies what a watch delivers, as a view would, and keeps what it was told."""
-
-    def __init__(self, registry: Registry, prefix: str) -> None:
-        self.view: dict[str, Entry] = {}
-        self.snapshots: list[Snapshot] = []
-        self.changes: list[Change] = []
-        self.revisions: list[int] = []
-        self.connected: list[bool] = []
-        self._news = asyncio.Event()
-        self.stream = registry.watch(prefix, on_connected=self._on_connected)
-
-    def _on_connected(self, connected: bool) -> None:
-        self.connected.append(connected)
-        self._news.set()
-
-    async def run(self) -> None:
-        async for news in self.stream:
-            self.apply(news)
-
-    def apply(self, news: Snapshot | Changes) -> None:
-        self.revisions.append(news.revision)
-        if isinstance(news, Snapshot):
-            self.snapshots.append(news)
-            self.view = {entry.key: entry for entry in news.entries}
-        else:
-            self.changes += news.changes
-            for change in news.changes:
-                if change.entry is None:
-                    self.view.pop(change.key)
-                else:
-                    self.view[change.key] = change.entry
-        self._news.set()
-
-    async def until(self, what: Callable[[Follower], bool]) -> None:
-        async with asyncio.timeout(SAFETY_S):
-            while not what(self):
-                self._news.clear()
-                await self._news.wait()
-
-
-@contextlib.asynccontextmanager
-async def following(registry: Registry, prefix: str, *, started: bool = True) -> AsyncIterator[Follower]:
-    async with asyncio.TaskGroup() as tasks:
-        follower = Follower(registry, prefix)
-        task = tasks.create_task(follower.run())
-        if started:
-            await follower.until(lambda f: bool(f.snapshots) and f.connected[-1:] == [True])
-        yield follower
-        task.cancel()
-
-
-def values(view: dict[str, Entry]) -> dict[str, bytes]:
-    return {key: entry.value for key, entry in view.items()}
 
 
 # Keys
@@ -405,7 +349,7 @@ async def test_no_change_is_lost_or_told_twice_while_many_write(backend: Backend
     for follower in followers:
         del follower.view[f"{at}end"]
         assert {e.key: e for e in final.entries} == follower.view
-        told = [c.entry.revision for c in follower.changes if c.entry][:-1]
+        told = follower.put_revisions()[:-1]
         assert [r for r in acknowledged if r > follower.snapshots[0].revision] == sorted(told, key=acknowledged.index)
         assert sorted(set(told)) == told
 
@@ -431,7 +375,7 @@ async def test_a_watch_starts_over_when_history_was_compacted_in_an_outage(backe
     await backend.other.put(f"{at}goes", b"1")
     async with following(backend.registry, at) as follower:
         await backend.lose_connection()
-        await follower.until(lambda f: f.connected[-1] is False)
+        await follower.until_cut_off()
         assert {f"{at}goes": b"1"} == values(follower.view)
         await backend.other.put(f"{at}comes", b"1")
         await backend.other.delete(f"{at}goes")
@@ -481,12 +425,12 @@ async def test_a_watch_survives_an_outage_without_losing_a_change(backend: Backe
     async with following(backend.registry, at) as follower:
         for outage in range(2):
             await backend.lose_connection()
-            await follower.until(lambda f: f.connected[-1] is False)
+            await follower.until_cut_off()
             for n in range(5):
                 await backend.other.put(f"{at}{outage}/{n}", b"%d" % n)
             await backend.restore_connection()
             await follower.until(lambda f, outage=outage: f"{at}{outage}/4" in f.view)  # type: ignore[misc]
-            await follower.until(lambda f: f.connected[-1] is True)
+            await follower.until_connected()
     assert 10 == len(follower.changes)
     assert 1 == len(follower.snapshots)
 
@@ -498,7 +442,7 @@ async def test_a_watch_that_begins_in_an_outage_begins_after_it(backend: Backend
         await follower.until(lambda f: f.connected == [False])
         assert [] == follower.snapshots
         await backend.restore_connection()
-        await follower.until(lambda f: f.connected[-1] is True and bool(f.snapshots))
+        await follower.until_connected()
     assert {f"{at}a": b"1"} == values(follower.view)
 
 
@@ -530,7 +474,7 @@ async def test_a_closed_registry_says_so_to_calls_watches_and_leases(backend: Ba
     async with asyncio.timeout(SAFETY_S), asyncio.TaskGroup() as tasks:
         follower = Follower(registry, at)
         tasks.create_task(use(follower.run()))
-        await follower.until(lambda f: bool(f.snapshots) and f.connected[-1:] == [True])
+        await follower.until_connected()
         tasks.create_task(use(registry.keep_alive(lease, 60)))
         await asyncio.sleep(0.1)
         await registry.close()

@@ -85,13 +85,6 @@ class EtcdMember:
             assert time.monotonic() < deadline, (self.directory / f"{self.name}.log").read_text()[-2000:]
             time.sleep(0.02)
 
-    def listening(self) -> bool:
-        try:
-            with socket.create_connection(("127.0.0.1", self.port), timeout=1):
-                return True
-        except OSError:
-            return False
-
     def kill(self) -> None:
         """kill -9, paused or not."""
         if self._process is not None:
@@ -104,6 +97,13 @@ class EtcdMember:
 
     def resume(self) -> None:
         self._signal(signal.SIGCONT)
+
+    def revive(self) -> None:
+        """Running and healthy again, whatever a test has done to it."""
+        if self._process is None:
+            self.start()
+        self.resume()
+        self.wait_healthy()
 
     def _signal(self, number: int) -> None:
         assert self._process is not None
