@@ -108,7 +108,7 @@ async def _one(contestant: Contestant, plan: Plan, at: Path) -> Figures:
         router = _begin(processes, launch.router, at, plan.router_core) if launch.router is not None else None
         bench = Bench(
             client=Client("127.0.0.1", launch.port, api_key=launch.api_key),
-            engine=Client("127.0.0.1", int(ports[0])),
+            engines=tuple(Client("127.0.0.1", int(port)) for port in ports),
             router=router,
             body=_body(),
             directory=at,
@@ -118,8 +118,8 @@ async def _one(contestant: Contestant, plan: Plan, at: Path) -> Figures:
             await _ready(bench, launch)
             return await _questions(bench, plan)
         finally:
-            bench.client.close()
-            bench.engine.close()
+            for client in (bench.client, *bench.engines):
+                client.close()
 
 
 def _begin(processes: Processes, command: Command, at: Path, core: int) -> Process:

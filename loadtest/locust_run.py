@@ -62,7 +62,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = _parser().parse_args(argv)
     try:
         with Processes() as processes, tempfile.TemporaryDirectory(prefix="loadtest-") as at:
-            target = _given(args) if args.host else _up(processes, Path(at), args)
+            target = _target(args.host, args.key, args.model) if args.host else _up(processes, Path(at), args)
             print(f"{args.users} users for {args.seconds} s against {target.url} ({target.chat_model})", flush=True)
             entries = _locust(target, args, Path(at))
     except (CannotStart, OSError) as error:
@@ -132,15 +132,19 @@ def _spread(values: tuple[float, ...]) -> str:
     return " / ".join(f"{value:.0f}" for value in values)
 
 
-def _given(args: argparse.Namespace) -> Target:
-    url = args.host.rstrip("/").removesuffix("/v1")
-    request = urllib.request.Request(f"{url}/v1/models", headers={"authorization": f"Bearer {args.key}"})
+def _target(url: str, key: str, model: str = "") -> Target:
+    """What is served there: the first chat model unless one was named, and one for embeddings."""
+    url = url.rstrip("/").removesuffix("/v1")
+    request = urllib.request.Request(f"{url}/v1/models", headers={"authorization": f"Bearer {key}"})
     try:
         with urllib.request.urlopen(request, timeout=10) as answer:
             names = [model["id"] for model in msgspec.json.decode(answer.read())["data"]]
     except urllib.error.HTTPError as error:
         raise CannotStart(f"{url}/v1/models answered {error.code}; give a valid --key") from error
-    return _target(url, args.key, [args.model] if args.model else names)
+    chat = model or next((name for name in names if "embed" not in name), "")
+    if not chat:
+        raise CannotStart(f"{url} serves no chat model, only {', '.join(names) or 'nothing'}")
+    return Target(url, key, chat, next((name for name in names if "embed" in name), ""))
 
 
 def _up(processes: Processes, at: Path, args: argparse.Namespace) -> Target:
@@ -151,14 +155,7 @@ def _up(processes: Processes, at: Path, args: argparse.Namespace) -> Target:
     up.await_line(_READY, limit_s=120)
     run = msgspec.json.decode((at / "up" / "up.json").read_bytes())
     key = (at / "up" / "development-key").read_text().strip()
-    return _target(run["router_url"].removesuffix("/v1"), key, run["models"])
-
-
-def _target(url: str, key: str, models: Sequence[str]) -> Target:
-    chat = next((model for model in models if "embed" not in model), "")
-    if not chat:
-        raise CannotStart(f"{url} serves no chat model, only {', '.join(models) or 'nothing'}")
-    return Target(url, key, chat, next((model for model in models if "embed" in model), ""))
+    return _target(run["router_url"], key)
 
 
 def _locust(target: Target, args: argparse.Namespace, at: Path) -> list[Entry]:

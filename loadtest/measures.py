@@ -31,7 +31,7 @@ class Bench(msgspec.Struct, frozen=True, kw_only=True):
     """One router under load."""
 
     client: Client
-    engine: Client
+    engines: tuple[Client, ...]
     router: Process | None
     body: dict[str, object]
     """A chat request without `stream` and `max_tokens`."""
@@ -43,7 +43,13 @@ class Bench(msgspec.Struct, frozen=True, kw_only=True):
         return self.client.encode("/v1/chat/completions", {**body, "stream": True} if stream else body)
 
     async def pace(self, interval_s: float) -> None:
-        await self.engine.post("/pace", {"interval_s": interval_s})
+        for engine in self.engines:
+            await engine.post("/pace", {"interval_s": interval_s})
+
+    async def running(self) -> int:
+        """Streams that the engines believe somebody reads."""
+        pages = [(await engine.get("/metrics")).text() for engine in self.engines]
+        return sum(int(page.split()[-1]) for page in pages)
 
     def cpu_s(self) -> float:
         return self.router.cpu_s() if self.router is not None else 0.0
@@ -211,8 +217,7 @@ async def _quiet(bench: Bench, limit_s: float = 10.0) -> None:
     """Wait until the engines have seen that nobody listens any more, which is the router's duty to tell them."""
     deadline = perf_counter() + limit_s
     while perf_counter() < deadline:
-        metrics = (await bench.engine.get("/metrics")).text()
-        if metrics.rstrip().endswith(b" 0"):
+        if not await bench.running():
             return
         await asyncio.sleep(0.05)
 

@@ -3,7 +3,8 @@
 It decides nothing and batches nothing: each stream emits one event per interval on a schedule of its own (or as fast
 as it is read, when the interval is 0), and every event carries the time it was written, `@` and 19 digits of
 CLOCK_MONOTONIC in ns. `POST /pace {"interval_s": 0.02, "first_s": 0}` changes the pace of streams that begin later.
-The simulated engine of the node agent has batching, faults and metrics; it costs ten times as much per event.
+It also takes spans at /v1/traces and forgets them. The simulated engine of the node agent has batching, faults and
+metrics, and costs more per event.
 
     python -m loadtest.baselines.engine --ports 9001,9002
 """
@@ -59,7 +60,7 @@ class Request(msgspec.Struct):
 
 
 class Engine:
-    """What all connections of all ports share."""
+    """What all connections of one port share."""
 
     def __init__(self, model: str) -> None:
         self.model = model.encode()
@@ -115,6 +116,8 @@ class Serving(asyncio.Protocol):
         elif path == b"/metrics":
             text = _METRICS.format(self._engine.model.decode(), self._engine.running)
             self._answer(text.encode(), kind=b"text/plain; version=0.0.4")
+        elif path == b"/v1/traces":
+            self._answer(b"{}")
         else:
             self._answer(b'{"detail":"Not Found"}', status=b"404 Not Found")
 
@@ -179,9 +182,9 @@ class Serving(asyncio.Protocol):
 
 
 async def serve(ports: list[int], model: str) -> None:
-    engine = Engine(model)
+    loop = asyncio.get_running_loop()
     servers = [
-        await engine.loop.create_server(partial(Serving, engine), "127.0.0.1", port, backlog=8192) for port in ports
+        await loop.create_server(partial(Serving, Engine(model)), "127.0.0.1", port, backlog=8192) for port in ports
     ]
     gc.freeze()
     print("ready " + ",".join(str(server.sockets[0].getsockname()[1]) for server in servers), flush=True)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from loadtest.peers import llm_routers, proxies, python_proxies
+from loadtest.peers import llm_routers, proxies, python_proxies, switchyard
 from loadtest.peers.contestant import Contestant
 
 ALL: tuple[Contestant, ...] = (
+    *switchyard.CONTESTANTS,
     python_proxies.CONTESTANTS[0],
     *proxies.CONTESTANTS,
     *llm_routers.CONTESTANTS,

@@ -1,0 +1,47 @@
+"""Switchyard with everything on: API keys, validation, the decision, the usage journal, a span per request and attempt.
+
+One router process, as it would run beside others. What it needs runs on the load's core: a registry (real etcd where
+there is one, else the embedded one), records and load reports of the engines (register.py), a sink for spans (the
+engine takes them at /v1/traces).
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from control.registry_server import embedded_command, etcd_command, find_etcd
+from loadtest.peers.contestant import Command, Contestant, Launch, Site
+from loadtest.processes import free_port
+
+KEY = "sk-compare-switchyard"
+
+
+def registry(directory: Path) -> tuple[Command, str]:
+    """A registry server of its own and its address."""
+    port = free_port()
+    etcd = find_etcd()
+    if etcd is None:
+        argv = embedded_command(port=port)
+    else:
+        argv = etcd_command(etcd, data_dir=directory / "etcd", client_port=port, peer_port=free_port())
+    return Command(name="registry", argv=tuple(argv)), f"127.0.0.1:{port}"
+
+
+def router(site: Site, endpoint: str, *options: str) -> Command:
+    program = (sys.executable, "-m", "router", "--port", str(site.port), "--registry-endpoints", endpoint)
+    place = ("--data-dir", str(site.directory / "router"), "--log-level", "warning")
+    return Command(name="switchyard", argv=(*program, *place, *options))
+
+
+def _launch(site: Site) -> Launch:
+    server, endpoint = registry(site.directory)
+    enrol = (sys.executable, "-m", "loadtest.register", "--registry", endpoint, "--engines", ",".join(site.engines))
+    helper = Command(name="register", argv=(*enrol, "--model", site.model, "--key", KEY), ready="registered")
+    command = router(site, endpoint, "--otlp-endpoint", f"http://{site.engines[0]}")
+    return Launch(router=command, helpers=(server, helper), port=site.port, health="/ready", api_key=KEY)
+
+
+CONTESTANTS = (
+    Contestant(name="switchyard", about="LLM router, Python, everything on", missing=lambda: "", launch=_launch),
+)
