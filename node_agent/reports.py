@@ -6,6 +6,7 @@ One report serves all routers; only `seen` differs. A router that is slow to rea
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Callable
 
 import msgspec
@@ -35,7 +36,7 @@ class Reporter:
         self._pacing = pacing or Pacing()
         self.epoch, self.book = epoch, book
         self._published = Notice()
-        self.latest = Report(0, clock(), ())
+        self.latest = Report(0, -math.inf, ())
 
     async def run(self) -> None:
         while True:
@@ -44,6 +45,10 @@ class Reporter:
             self.book.news = False
             self.latest = Report(self.latest.sequence + 1, now, self._loads(now))
             self._published.tell()
+
+    async def newest(self) -> Report:
+        """What the latest report says; waits only for the very first."""
+        return await self.after(max(0, self.latest.sequence - 1))
 
     async def after(self, sequence: int) -> Report:
         """The newest report, once it is newer than that one."""

@@ -47,10 +47,10 @@ class Servicer(node_pb2_grpc.NodeAgentServicer):
         try:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(watcher.read(requests))
-                report = self._reporter.latest
+                report = await self._reporter.newest()
                 while True:
-                    report = await self._reporter.after(report.sequence)
                     await context.write(self._message(report, watcher.router))
+                    report = await self._reporter.after(report.sequence)
         finally:
             watcher.close()
 
