@@ -16,7 +16,7 @@ import uvloop
 
 from node_agent.engines.simulated.faults import Fault
 from node_agent.engines.simulated.host import Host
-from node_agent.engines.simulated.profiles import PROFILES
+from node_agent.engines.simulated.profiles import PROFILES, resized
 from node_agent.engines.simulated.replica import Config
 
 
@@ -37,6 +37,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--lora-load-time-s", type=float, default=0.0)
     p.add_argument("--shutdown-timeout", type=float, default=0.0, help="seconds to drain after SIGTERM; 0 aborts")
     p.add_argument("--max-num-queued-reqs", type=int)
+    p.add_argument("--enable-request-id-headers", action="store_true")
     p.add_argument("--max-num-seqs", type=int)
     p.add_argument("--max-num-batched-tokens", type=int)
     p.add_argument("--max-model-len", type=int)
@@ -56,10 +57,7 @@ def configs(args: argparse.Namespace) -> list[Config]:
         "kv_capacity_tokens": args.kv_cache_tokens,
         "block_tokens": args.block_size,
     }
-    given = {name: value for name, value in changes.items() if value is not None}
-    profile = msgspec.structs.replace(PROFILES[args.profile], **given)
-    # No answer may need more memory than there is, or it could never end.
-    profile = msgspec.structs.replace(profile, max_model_len=min(profile.max_model_len, profile.kv_capacity_tokens))
+    profile = resized(PROFILES[args.profile], **{name: value for name, value in changes.items() if value is not None})
     return [
         Config(
             model=args.model,
@@ -74,6 +72,7 @@ def configs(args: argparse.Namespace) -> list[Config]:
             lora_load_time_s=args.lora_load_time_s,
             shutdown_timeout_s=args.shutdown_timeout,
             max_num_queued_reqs=args.max_num_queued_reqs,
+            request_id_headers=args.enable_request_id_headers,
         )
         for i, port in enumerate(_ports(args.ports) if args.ports else [args.port])
     ]

@@ -31,7 +31,7 @@ class Sampling(msgspec.Struct, frozen=True, kw_only=True):
     include_stop: bool = False
 
 
-class Delta(msgspec.Struct):
+class Delta(msgspec.Struct, gc=False):
     """What is new since the last one: ids may come without text, text with several ids."""
 
     ids: list[int]

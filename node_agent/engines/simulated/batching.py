@@ -57,6 +57,8 @@ class Sequence(msgspec.Struct, kw_only=True, eq=False):
     owned: int = 0
     """All its blocks, named and private."""
     order: int = -1
+    here: bool = False
+    """In the batch: waiting or running."""
 
     @property
     def tokens(self) -> int:
@@ -139,10 +141,14 @@ class Batch:
             raise Unservable(f"{most} tokens do not fit into KV memory of {self.profile.kv_capacity_tokens}")
         self._cut(now)
         sequence.arrived = now
+        sequence.here = True
         self.waiting.append(sequence)
 
     def cancel(self, sequence: Sequence, now: float) -> bool:
         """Drop a sequence that is no longer wanted, wherever it is; False when it is not here."""
+        if not sequence.here:
+            return False
+        sequence.here = False
         self._cut(now)
         if self._stretch and sequence.id in self.decoding:
             self._credit(sequence, self._stretch.steps)
@@ -150,10 +156,8 @@ class Batch:
             if place.pop(sequence.id, None) is not None:
                 self._release(sequence)
                 return True
-        if sequence in self.waiting:
-            self.waiting.remove(sequence)
-            return True
-        return False
+        self.waiting.remove(sequence)
+        return True
 
     def step(self, now: float, *, limit: int = 1) -> Step | None:
         """Do the next step, or up to `limit` quiet ones at once; None when there is nothing to do."""
@@ -206,6 +210,7 @@ class Batch:
             else:
                 self.decoding[s.id] = s
         for s in step.finished:
+            s.here = False
             self._release(s)
         return step
 

@@ -74,7 +74,6 @@ class Call:
         self.arrived = arrived
         self.open = {c.sequence.id: c for c in choices}
         self.opened = False
-        self.headers: dict[str, str] = {}
         self._over = over
         self._silent = False
 
@@ -83,7 +82,7 @@ class Call:
         self.connection.on_gone = self._gone
         if self.shape.streamed:
             self.connection.on_writable = self._flush
-            self.connection.begin_stream(self.headers)
+            self.connection.begin_stream()
 
     def token(self, sequence_id: str) -> str | None:
         """One more token for a choice; returns why it ended, if it did."""
@@ -164,7 +163,7 @@ class Call:
 
     def _close(self) -> None:
         if not self.shape.streamed:
-            self.connection.respond(200, self.shape.whole(self.choices), **self.headers)
+            self.connection.respond(200, self.shape.whole(self.choices))
             return
         closing = self.shape.closing()
         if self.fault is None or self.fault.kind is not Kind.NO_DONE:

@@ -46,6 +46,8 @@ class Service:
         """Answer now or later through the connection."""
         raise NotImplementedError
 
+    def answered(self, request: Request, status: int) -> None: ...
+
     def opened(self, connection: Connection) -> None: ...
 
     def closed(self, connection: Connection) -> None: ...
@@ -59,11 +61,14 @@ class Connection(asyncio.Protocol):
         self.transport: asyncio.Transport | None = None
         self.paused = False
         """The client reads too slowly: hold further events until `on_writable`."""
+        self.headers: dict[str, str] = {}
+        """Of every answer to the request in progress."""
         self.on_gone: Callable[[], None] | None = None
         self.on_writable: Callable[[], None] | None = None
         self._parser = httptools.HttpRequestParser(self)
         self._queue: deque[Request] = deque()
         self._current: Request | None = None
+        self._status = 0
         self._headers: dict[bytes, bytes] = {}
         self._target = b""
         self._body: list[bytes] = []
@@ -76,11 +81,11 @@ class Connection(asyncio.Protocol):
         self._write_head_and_body(status, body, content_type, extra)
         self._done()
 
-    def begin_stream(self, headers: Mapping[str, str]) -> None:
+    def begin_stream(self) -> None:
+        self._status = 200
         if self.transport is not None:
-            self.transport.write(
-                _STREAM_HEAD % b"".join(b"%b: %b\r\n" % (k.encode(), v.encode()) for k, v in headers.items())
-            )
+            extra = "".join(f"{name}: {value}\r\n" for name, value in self.headers.items())
+            self.transport.write(_STREAM_HEAD % extra.encode())
 
     def send(self, events: bytes) -> None:
         """One chunk of a stream."""
@@ -169,16 +174,20 @@ class Connection(asyncio.Protocol):
 
     def _done(self) -> None:
         request, self._current = self._current, None
+        self.headers = {}
         self.on_gone = self.on_writable = None
+        if request is not None:
+            self.service.answered(request, self._status)
         if request is not None and not request.keep_alive:
             self.close()
         elif self._queue:
             self._next()
 
     def _write_head_and_body(self, status: int, body: bytes, content_type: str, headers: Mapping[str, str]) -> None:
+        self._status = status
         if self.transport is None:
             return
         lines = [f"HTTP/1.1 {status} {_PHRASES.get(status, '')}", f"content-length: {len(body)}"]
         lines += [f"content-type: {content_type}"] if content_type else []
-        lines += [f"{name}: {value}" for name, value in headers.items()]
+        lines += [f"{name}: {value}" for name, value in (self.headers | dict(headers)).items()]
         self.transport.write("\r\n".join(lines).encode() + b"\r\n\r\n" + body)

@@ -74,6 +74,7 @@ class Metrics:
         self.finished = dict.fromkeys(FINISH_REASONS, 0)
         self.rejected = 0
         self.http: dict[tuple[str, str, str], int] = {}
+        """Answers by path, method and class of status."""
 
     def render(
         self, *, model: str, counters: Counters, profile: Profile, sleep_level: int | None, adapters: dict[str, str]

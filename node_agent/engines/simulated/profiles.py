@@ -104,3 +104,10 @@ PROFILES: dict[str, Profile] = {
         ),
     )
 }
+
+
+def resized(profile: Profile, **changes: int) -> Profile:
+    """Other sizes, such that any answer that max_model_len allows fits into memory: otherwise it could never end."""
+    profile = msgspec.structs.replace(profile, **changes)
+    room = profile.kv_capacity_tokens // profile.block_tokens * profile.block_tokens
+    return msgspec.structs.replace(profile, max_model_len=min(profile.max_model_len, room))

@@ -44,6 +44,8 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     lora_load_time_s: float = 0.0
     shutdown_timeout_s: float = 0.0
     max_num_queued_reqs: int | None = None
+    request_id_headers: bool = False
+    """Echo x-request-id on every answer, or make one up."""
 
 
 class Stats(msgspec.Struct, kw_only=True):
@@ -67,6 +69,11 @@ class Stats(msgspec.Struct, kw_only=True):
 class Replica:
     def __init__(self, config: Config, loop: asyncio.AbstractEventLoop, down: Callable[[float | None], None]) -> None:
         """`down` is called with a number of seconds when connections are to be refused, None for ever."""
+        if (
+            config.profile.max_model_len
+            > config.profile.kv_capacity_tokens // config.profile.block_tokens * config.profile.block_tokens
+        ):
+            raise ValueError("max_model_len does not fit into KV memory; profiles.resized sees to that")
         self.config = config
         self.loop = loop
         self.down = down
@@ -88,7 +95,6 @@ class Replica:
         self._of: dict[str, Call] = {}
         self._parked: list[Call] = []
         self._timer: asyncio.Handle | None = None
-        self._ends_at = 0.0
 
     def salt_of(self, model: str) -> int:
         """The same name is the same model, on every replica."""
@@ -154,15 +160,12 @@ class Replica:
     # Life
 
     def sleep(self, level: int, mode: str) -> None:
-        """Modes as vLLM's: abort ends what runs, keep freezes it. (`wait` is for the caller to wait for.)"""
+        """Mode `abort` ends what runs, any other freezes it after the step in progress."""
         self.sleep_level = level
         if mode == "abort":
             self._abort_all()
         if level > 0:
             self.batch.pool.forget()
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
 
     def wake(self) -> None:
         self.sleep_level = None
@@ -201,6 +204,8 @@ class Replica:
     def _begin(self, ideal: float | None) -> None:
         """Start a step at the time the last one ended, or now."""
         self._timer = None
+        if self.sleep_level is not None:
+            return
         real = self.now()
         if self.faults.frozen(real):
             self._timer = self.loop.call_later(_FROZEN_POLL_S, self._begin, None)

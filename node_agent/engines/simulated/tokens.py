@@ -66,7 +66,7 @@ def _vocabulary() -> tuple[list[bytes], dict[int, int]]:
 
 
 PIECES, _TAILS = _vocabulary()
-_IDS = {piece: i for i, piece in enumerate(PIECES) if piece and i not in _TAILS and i - 1 not in _TAILS}
+_IDS = {piece: i for i, piece in enumerate(PIECES) if piece}
 _N = len(_WORDS)
 _LOWER = range(3 + len(_MARKS), 3 + len(_MARKS) + _N)
 _CAPITAL = range(_LOWER.stop, _LOWER.stop + _N)
@@ -76,7 +76,9 @@ _DOT, _COMMA, _BANG, _WHAT, _SEMI, NEWLINE = range(3, 3 + len(_MARKS))
 # Ids of pieces outside the vocabulary: their bytes as a number, above a base for each length.
 _BASE = (0, 4096, 4096 + (1 << 8), 4096 + (1 << 8) + (1 << 16), 4096 + (1 << 8) + (1 << 16) + (1 << 24))
 VOCAB_SIZE = _BASE[4] + (1 << 28)
-_SPLITTER = re.compile(rb" ?[A-Za-z]+|[0-9]{1,4}|[^A-Za-z0-9]")
+# Halves of words come first, so that what the model said is read as the tokens it was said in.
+_HALVES = sorted((PIECES[i] for head, tail in _TAILS.items() for i in (head, tail)), key=len, reverse=True)
+_SPLITTER = re.compile(b"|".join((*map(re.escape, _HALVES), rb" ?[A-Za-z]+|[0-9]{1,4}|[^A-Za-z0-9]")))
 
 
 def piece_id(piece: bytes) -> int:
@@ -179,17 +181,41 @@ def prefix_hashes(ids: Sequence[int], start: int, block: int) -> tuple[int, list
 class Model:
     """One answer being drawn. `seed` None is greedy."""
 
-    __slots__ = ("_mine", "_salted", "_script", "count", "last", "penalised", "seed", "state")
+    __slots__ = (
+        "_block",
+        "_left",
+        "_mine",
+        "_salted",
+        "_script",
+        "blocks",
+        "count",
+        "last",
+        "penalised",
+        "seed",
+        "state",
+    )
 
     def __init__(
-        self, state: int, last: int, *, seed: int | None = None, penalised: bool = False, script: Sequence[int] = ()
+        self,
+        state: int,
+        ids: Sequence[int],
+        *,
+        blocks: list[int] | None = None,
+        block: int = 16,
+        seed: int | None = None,
+        penalised: bool = False,
+        script: Sequence[int] = (),
     ) -> None:
-        """`state` and `last` are hash and last id of the prompt. A script is said word by word, then EOS."""
+        """`state` and `blocks` as prefix_hashes gave them for the prompt; hashes of blocks that the answer fills are
+        added to `blocks`. A script is said token by token, then EOS."""
         self.state = state
-        self.last = last
+        self.last = ids[-1]
+        self.blocks = blocks if blocks is not None else []
         self.seed = seed
         self.penalised = penalised
         self.count = 0
+        self._block = block
+        self._left = block - len(ids) % block
         self._mine = 0
         self._script = script
         self._salted = seed is not None or penalised
@@ -205,9 +231,13 @@ class Model:
             last = self.last
             table = (_NEXT if may_end else _NEXT_OPEN)[_CONTEXT[last] if last < _KNOWN else 0]
             token = table[((drawn * _MIX & MASK) ^ (drawn >> 29)) * _MIX >> 52 & 4095]
-        self.state = (self.state * _HASH + token + 1) & MASK
+        self.state = state = (self.state * _HASH + token + 1) & MASK
         self.last = token
         self.count += 1
+        self._left -= 1
+        if not self._left:
+            self.blocks.append(state)
+            self._left = self._block
         if self.penalised:
             self._mine = (self._mine * _HASH + token + 1) & MASK
         return token
