@@ -97,7 +97,7 @@ def read(cls: type[S], *, section: str, flags: Mapping[str, Any], env: Mapping[s
     try:
         settings = msgspec.convert(tree, cls, strict=False)
     except msgspec.ValidationError as error:
-        raise SettingsError(f"[{section}] {_explain(str(error), origins)}") from error
+        raise SettingsError(f"[{section}] {_explain(str(error), origins, list(fields(cls)), section)}") from error
     return settings, {".".join(f.path): origins.get(".".join(f.path), "default") for f in fields(cls)}
 
 
@@ -165,6 +165,8 @@ def _get(tree: Mapping[str, Any], path: Sequence[str]) -> Any:
 def _set(tree: dict[str, Any], path: Sequence[str], value: Any) -> None:
     for part in path[:-1]:
         tree = tree.setdefault(part, {})
+        if not isinstance(tree, dict):
+            raise SettingsError(f"{part!r} in the settings file must be a table, because it has settings of its own")
     tree[path[-1]] = value
 
 
@@ -178,8 +180,25 @@ def _show(value: Any) -> str:
     return str(value) if isinstance(value, int | float) else f'"{value}"'
 
 
-def _explain(message: str, origins: Mapping[str, str]) -> str:
-    """msgspec says ``Expected `int` <= 65535 - at `$.port```; add who said so."""
-    _, _, at = message.partition(" - at `$.")
-    name = at.rstrip("`")
-    return f"{name}: {message.partition(' - at ')[0]} (from {origins[name]})" if name in origins else message
+def _explain(message: str, origins: Mapping[str, str], known: Sequence[Field], section: str) -> str:
+    """msgspec says ``Expected `int` <= 65535 - at `$.port```; say which setting, who set it and, if nobody, how to."""
+    what, _, at = message.partition(" - at `$")
+    at = at.rstrip("`").lstrip(".").partition("[")[0]
+    if missing := _quoted(what, "missing required field"):
+        name = _join(at, missing)
+        ways = [f"give {f.flag} or {f.variable(section)}, or " for f in known if ".".join(f.path) == name]
+        return f"{name}: required; {''.join(ways)}write it in the file"
+    if unknown := _quoted(what, "contains unknown field"):
+        return f"{_join(at, unknown)}: no such setting (from file)"
+    given = [f"{name} from {origin}" for name, origin in origins.items() if not at or f"{name}.".startswith(f"{at}.")]
+    return f"{at + ': ' if at else ''}{what} ({', '.join(given) or 'from file'})"
+
+
+def _quoted(message: str, after: str) -> str:
+    """The name in backquotes that follows some words; empty if the message has no such words."""
+    _, found, rest = message.partition(f"{after} `")
+    return rest.partition("`")[0] if found else ""
+
+
+def _join(at: str, name: str) -> str:
+    return f"{at}.{name}" if at else name

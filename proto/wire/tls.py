@@ -45,17 +45,17 @@ class TlsFiles(Settings, frozen=True, kw_only=True):
         self._refuse_client_certificate_alone()
         if not self.ca:
             return None
-        return _loaded(ssl.create_default_context(ssl.Purpose.SERVER_AUTH, cadata=_text(self.ca)), self)
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # trusts nobody yet, checks host names
+        return _loaded(context, self)
 
     def server_context(self) -> ssl.SSLContext | None:
         self._refuse_authority_alone()
         if not self.cert:
             return None
-        context = _loaded(ssl.create_default_context(ssl.Purpose.CLIENT_AUTH), self)
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         if self.ca:
-            context.load_verify_locations(cadata=_text(self.ca))
             context.verify_mode = ssl.CERT_REQUIRED
-        return context
+        return _loaded(context, self)
 
     def _refuse_client_certificate_alone(self) -> None:
         if self.cert and not self.ca:
@@ -76,14 +76,14 @@ def read(path: str) -> bytes | None:
         raise SettingsError(f"cannot read {path}: {error.strerror}") from error
 
 
-def _text(path: str) -> str:
-    return (read(path) or b"").decode()
-
-
 def _loaded(context: ssl.SSLContext, files: TlsFiles) -> ssl.SSLContext:
-    if files.cert:
-        try:
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    try:
+        if files.ca:
+            context.load_verify_locations(cafile=files.ca)
+        if files.cert:
             context.load_cert_chain(files.cert, files.key)
-        except OSError as error:
-            raise SettingsError(f"cannot use {files.cert} with {files.key}: {error}") from error
+    except OSError as error:
+        named = ", ".join(path for path in (files.ca, files.cert, files.key) if path)
+        raise SettingsError(f"cannot use the certificates in {named}: {error}") from error
     return context
