@@ -200,16 +200,9 @@ class Batch:
         kv_tokens = self._decode(step)
         cost_ms = self._prefill(step, self.profile.max_batch_tokens - len(step.decoded))
         step.duration_s = self._decode_s(now, len(step.decoded), kv_tokens) + cost_ms * self._factor(now) / 1000
-        for s in step.decoded:
-            if s.generated >= s.max_tokens:
-                step.finished.append(s)
-                del self.decoding[s.id]
-        for s in step.first:
-            if s.generated >= s.max_tokens:
-                step.finished.append(s)
-            else:
-                self.decoding[s.id] = s
+        step.finished = [s for s in (*step.decoded, *step.first) if s.generated >= s.max_tokens]
         for s in step.finished:
+            del self.decoding[s.id]
             s.here = False
             self._release(s)
         return step
@@ -273,6 +266,7 @@ class Batch:
                 self._prompt_tokens += s.prompt_tokens
             s.generated += 1
             self._generation_tokens += 1
+            self.decoding[s.id] = s
             step.first.append(s)
         return budget - chunk, cost_ms
 
