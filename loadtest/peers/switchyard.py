@@ -28,6 +28,13 @@ def registry(directory: Path) -> tuple[Command, str]:
     return Command(name="registry", argv=tuple(argv)), f"127.0.0.1:{port}"
 
 
+def enrolment(site: Site, endpoint: str) -> Command:
+    """Registers the engines and a key, and reports on them, until it is stopped."""
+    program = (sys.executable, "-m", "loadtest.register", "--registry", endpoint)
+    what = ("--engines", ",".join(site.engines), "--model", site.model, "--key", KEY)
+    return Command(name="register", argv=(*program, *what), ready="registered")
+
+
 def router(site: Site, endpoint: str, *options: str) -> Command:
     program = (sys.executable, "-m", "router", "--port", str(site.port), "--registry-endpoints", endpoint)
     place = ("--data-dir", str(site.directory / "router"), "--log-level", "warning")
@@ -36,10 +43,9 @@ def router(site: Site, endpoint: str, *options: str) -> Command:
 
 def _launch(site: Site) -> Launch:
     server, endpoint = registry(site.directory)
-    enrol = (sys.executable, "-m", "loadtest.register", "--registry", endpoint, "--engines", ",".join(site.engines))
-    helper = Command(name="register", argv=(*enrol, "--model", site.model, "--key", KEY), ready="registered")
     command = router(site, endpoint, "--otlp-endpoint", f"http://{site.engines[0]}")
-    return Launch(router=command, helpers=(server, helper), port=site.port, health="/ready", api_key=KEY)
+    helpers = (server, enrolment(site, endpoint))
+    return Launch(router=command, helpers=helpers, port=site.port, health="/ready", api_key=KEY)
 
 
 CONTESTANTS = (
