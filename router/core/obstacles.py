@@ -1,0 +1,90 @@
+"""What in a request stands against continuing it by token ids, and whether a seed of ours would help.
+
+Only fields known to mean the same for a continuation ride along; one that we do not know may change what the next token
+is, so it stands against going on by ids. Judges the request alone; what was delivered is judged in continuation.py.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from router.core.asked import Asked, members_of
+from router.core.chunks import NULL
+
+
+def _names(words: str) -> frozenset[str]:
+    return frozenset(words.split())
+
+
+CARRIED = _names(
+    "model temperature top_p top_k min_p repetition_penalty logit_bias allowed_token_ids stop_token_ids ignore_eos "
+    "skip_special_tokens spaces_between_special_tokens user priority cache_salt"
+)
+"""Mean the same for a continuation, and go with it as they are."""
+JUDGED = _names(
+    "messages prompt stream stream_options return_token_ids seed n best_of presence_penalty frequency_penalty "
+    "max_tokens max_completion_tokens min_tokens stop bad_words logprobs top_logprobs echo tools tool_choice functions "
+    "response_format structured_outputs"
+)
+"""Read by us: their effect is in the plan, or they stand against it."""
+SPENT = _names(
+    "add_generation_prompt continue_final_message add_special_tokens chat_template chat_template_kwargs documents "
+    "reasoning_effort function_call include_stop_str_in_output parallel_tool_calls metadata store service_tier "
+    "safety_identifier prompt_cache_key prompt_cache_retention request_id"
+)
+"""Did their work when the prompt was made, or matter only beside a field that we judge, or to no token at all."""
+
+
+def needs_seed(asked: Asked) -> bool:
+    """Whether a seed of ours is what would make a broken stream of this request resumable: it is sampled without one,
+    and cannot go on by ids. Others go on without, and spare the engine a generator per request."""
+    sampled = asked.resumable and not asked.greedy and asked.seed is None
+    return sampled and bool(obstacle(asked))
+
+
+def obstacle(asked: Asked) -> str:
+    """What in the request forbids going on by ids, "" if nothing does."""
+    params = asked.params
+    reasons = {
+        "a seed starts its dice again": asked.seed is not None and not asked.greedy,
+        "penalties would take the delivered text for prompt": params.presence_penalty or params.frequency_penalty,
+        "a grammar would start from its beginning": asked.forced_shape,
+        "a tool call needs the engine's own parser": asked.calls_tools,
+        "text is held back for stop strings, which may span the seam": params.stop,
+        "bad words may span the seam": params.bad_words,
+        "with echo the engine names no ids": params.echo,
+        "the best of several is chosen at the end": (params.best_of or 1) > 1,
+        "alternatives of a chat's logprobs come in another shape": asked.wants_logprobs and params.top_logprobs,
+        "usage in every event cannot be counted on": asked.wants_running_usage,
+        "images and sounds have no ids": not _is_text(asked),
+    }
+    found = next((reason for reason, holds in reasons.items() if holds), "")
+    return found or _unknown_field(asked)
+
+
+def _unknown_field(asked: Asked) -> str:
+    for name, value in members_of(asked.body).items():
+        if name not in CARRIED | JUDGED | SPENT and value != NULL:
+            return f"{name[:64]!r} is not known to mean the same for a continuation"
+    return ""
+
+
+class _Part(msgspec.Struct):
+    type: str = "text"
+
+
+class _Message(msgspec.Struct):
+    content: str | list[_Part | str] | None = None
+
+
+def _is_text(asked: Asked) -> bool:
+    """Whether all of a chat is text, so that the ids of its prompt are the whole prompt."""
+    try:
+        messages = _decode_messages(asked.params.messages)
+    except msgspec.DecodeError:
+        return False
+    parts = (part for message in messages or () if isinstance(message.content, list) for part in message.content)
+    return all(isinstance(part, str) or part.type == "text" for part in parts)
+
+
+_decode_messages = msgspec.json.Decoder(list[_Message] | None).decode
