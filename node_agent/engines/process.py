@@ -24,7 +24,7 @@ from node_agent.engines.keeper import stat_of
 from wire.settings import SettingsError
 
 KEEPER = Path(__file__).with_name("keeper.py")
-LOCK_WAIT_S = 2.0
+LOCK_WAIT_S = 1.0
 """Keepers hold the lock for microseconds each second, to see whether anybody else does."""
 
 
