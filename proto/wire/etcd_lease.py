@@ -17,7 +17,7 @@ import grpc.aio
 from wire.etcd_calls import Calls, Interrupted
 from wire.etcd_methods import LEASE_KEEP_ALIVE
 from wire.etcd_v3 import etcd_pb2 as pb
-from wire.registry import LeaseLost
+from wire.registry import LeaseLost, RegistryError
 
 log = logging.getLogger(__name__)
 
@@ -58,7 +58,10 @@ async def keep_alive(calls: Calls, lease: int, ttl_s: int) -> None:
                 while True:
                     await _beat(call, lease, clock)
                     await calls.pause(clock.beat_s)
-        except Interrupted as error:
+        except LeaseLost:
+            raise
+        except (Interrupted, RegistryError) as error:
+            # Also a definite no, such as a changed password, may be mended before the time is over.
             log.info("keep-alive of lease %x: %s", lease, error)
         await calls.pause(PAUSE_S * random.uniform(0.5, 1.0))
     raise LeaseLost(f"no answer about lease {lease:x} for its time to live")

@@ -15,7 +15,7 @@ from wire.etcd import EtcdRegistry
 from wire.etcd_calls import Calls
 from wire.etcd_methods import AUTHENTICATE, LEASE_GRANT, PUT, RANGE, TXN, Method
 from wire.etcd_v3 import etcd_pb2 as pb
-from wire.registry import RegistryError, RegistryUnavailable
+from wire.registry import LeaseLost, RegistryError, RegistryUnavailable
 
 
 class Scripted:
@@ -126,3 +126,12 @@ async def test_a_refusal_is_raised_at_once() -> None:
         with pytest.raises(RegistryError, match="permission denied"):
             await registry.get("a")
     assert ["Range"] == member.asked
+
+
+async def test_a_lease_is_fought_for_until_its_time_is_over_even_when_the_answer_is_no() -> None:
+    wrong = (grpc.StatusCode.INVALID_ARGUMENT, "etcdserver: authentication failed, invalid user ID or password")
+    member = Scripted(Authenticate=[wrong] * 100)
+    async with registry_on(member, user="router") as registry, asyncio.timeout(30):
+        with pytest.raises(LeaseLost):
+            await registry.keep_alive(7, 1)
+    assert len(member.asked) > 1
