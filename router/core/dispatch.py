@@ -1,200 +1,231 @@
-"""Where a request goes: one replica, or hold, wake, or the reason why nobody can serve it.
+"""Where a request goes: the one object the shell asks.
 
-Simple picking: the least expected wait among ready replicas, from reports and own counts. Decides nothing about
-admission, retries or what is relayed. Sources: routing.md, section 2.4 (own counts reconciled with reports by `seen`).
+Finds the contenders for a request, lets the model's policy score them, and turns the winner into a verdict. The rule is
+in `score.py`, the choice in `pick.py`, waiting and waking in `hold.py`, what is believed in `belief.py`. One per router
+process, one thread, no I/O. Source: routing.md section 2.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection
-from typing import Protocol
 
-import msgspec
+import numpy as np
 
-from router.core.model import Candidate, Decision, Ending, Fleet, LoadReport, ReplicaLoad, Shape, Verdict
-from wire.records import ModelState, Replica, Task
+from router.core import hold, verdicts
+from router.core.affinity import chain
+from router.core.belief import Belief
+from router.core.checks import Accuracy
+from router.core.classes import Cost
+from router.core.constants import Constants
+from router.core.explain import Difference, Record, Records, Told, candidates, story, tell, whatif
+from router.core.flight import CoreFlight
+from router.core.group import Group
+from router.core.learn import Lengths
+from router.core.model import Candidate, Decision, Fleet, LoadReport, Shape, Verdict
+from router.core.pick import Found, find, why_out
+from router.core.policies import DEFAULT, POLICIES, Policy
+from router.core.policies.base import Rng
+from router.core.score import Ask
+from router.core.verdicts import Picked
 
-STEP_MS = 10.0
-PREFILL_MS_PER_TOKEN = 0.05
-BYTES_PER_TOKEN = 4.0
-LOAD_S = {ModelState.LOADING: 20.0, ModelState.SLEEPING: 3.0, ModelState.ON_DISK: 40.0}
-
-
-class Rng(Protocol):
-    def random(self) -> float: ...
-
-
-class Constants(msgspec.Struct, frozen=True, kw_only=True):
-    tie_ms: float = 5.0
-    tie_fraction: float = 0.02
-    retry_after_s: float = 5.0
-
-
-class _Count:
-    """What this router has under way on one replica."""
-
-    __slots__ = ("flights", "load", "sent", "waiting_tokens")
-
-    def __init__(self) -> None:
-        self.flights: set[_Flight] = set()
-        self.sent = 0
-        self.waiting_tokens = 0.0
-        self.load: ReplicaLoad | None = None
-
-
-class _Flight:
-    __slots__ = ("_count", "_tokens", "index")
-
-    def __init__(self, count: _Count, tokens: float) -> None:
-        count.sent += 1
-        self.index = count.sent
-        self._count, self._tokens = count, tokens
-        count.flights.add(self)
-        count.waiting_tokens += tokens
-
-    def first_token(self, now: float) -> None:
-        self._count.waiting_tokens -= self._tokens
-        self._tokens = 0.0
-
-    def progress(self, tokens: int, now: float) -> None:
-        pass
-
-    def end(
-        self, ending: Ending, now: float, *, prompt_tokens: int = 0, cached_tokens: int = -1, output_tokens: int = 0
-    ) -> None:
-        self.first_token(now)
-        self._count.flights.discard(self)
+INDEX_CHECK = 64
+"""Sends between two looks at the size of all prefix indexes."""
 
 
 class CoreDispatcher:
-    def __init__(self, *, rng: Rng, constants: Constants | None = None) -> None:
+    """See `model.Dispatcher`; more is offered than it asks for: peers, round trips, why, whatif, accuracy."""
+
+    def __init__(
+        self, *, rng: Rng, constants: Constants | None = None, costs: dict[tuple[str, str], Cost] | None = None
+    ) -> None:
+        """`costs` are priors by (model, device class), for fleets that were measured."""
         self._rng = rng
         self._constants = constants or Constants()
-        self._fleet = Fleet()
-        self._by_model: dict[str, list[Replica]] = {}
-        self._counts: dict[str, _Count] = {}
-        self._epochs: dict[str, tuple[int, int]] = {}
+        self._belief = Belief(self._constants, costs or {})
+        self._lengths = Lengths(self._constants)
+        self._policies: dict[tuple[str, str], Policy] = {}
+        self._records = Records(self._constants.records)
+        self._peers: dict[str, tuple[str, float, float]] = {}
+        """Region, expected ms and when it was said, of the best other region by model."""
+        self._sends = 0
+
+    # News
 
     def apply(self, fleet: Fleet, now: float) -> None:
-        self._fleet = fleet
-        self._by_model = {}
-        for replica in fleet.replicas.values():
-            for name in (replica.model, *replica.adapters):
-                self._by_model.setdefault(name, []).append(replica)
+        self._belief.apply(fleet, now)
 
     def report(self, report: LoadReport, now: float) -> None:
-        at = (report.epoch, report.sequence)
-        if at <= self._epochs.get(report.node, (0, -1)):
-            return
-        self._epochs[report.node] = at
-        for load in report.replicas:
-            self._count(load.replica).load = load
+        self._belief.report(report, now)
 
     def node_lost(self, node: str, now: float) -> None:
-        self._epochs.pop(node, None)
-        for replica in self._fleet.replicas.values():
-            if replica.node == node:
-                self._count(replica.replica).load = None
+        self._belief.node_lost(node, now)
+
+    def observe_rtt(self, node: str, rtt_s: float) -> None:
+        """Of a heartbeat, or of any small exchange with the node."""
+        self._belief.observe_rtt(node, rtt_s)
+
+    def peer(self, region: str, model: str, expected_ms: float, now: float) -> None:
+        """Another region's best time to the first token, as its routers publish it, the way there included."""
+        known = self._peers.get(model)
+        better = known is None or known[0] == region or expected_ms < known[1]
+        if better or now - known[2] > self._constants.spill_fade_s:  # type: ignore[index]
+            self._peers[model] = (region, expected_ms, now)
+
+    # Decisions
 
     def pick(self, shape: Shape, *, exclude: Collection[str] = (), now: float) -> Decision:
-        replicas = self._of(shape.model)
-        if not replicas and shape.model not in self._fleet.models:
-            return Decision(verdict=Verdict.UNKNOWN_MODEL, reason=f"no model {shape.model!r} in this region")
-        able = [r for r in replicas if not self._why_not(r, shape, exclude)]
-        ready = [(self._wait_ms(r, shape), r.replica) for r in able if self._state(r) is ModelState.READY]
-        if ready:
-            return self._choose(ready, shape)
-        loads = [(self._load_s(r), r.replica, self._state(r)) for r in able]
-        if not loads:
-            return Decision(
-                verdict=Verdict.NONE,
-                reason=f"no replica of {shape.model!r} can take the request",
-                retry_after_s=self._constants.retry_after_s,
-            )
-        seconds, name, state = min(loads)
-        if any(s is ModelState.LOADING for _, _, s in loads):
-            return Decision(verdict=Verdict.HOLD, reason="the model is loading", retry_after_s=seconds)
-        return Decision(verdict=Verdict.WAKE, replica=name, reason=f"the model is {state.value}", retry_after_s=seconds)
-
-    def begin(self, decision: Decision, shape: Shape, now: float) -> _Flight:
-        return _Flight(self._count(decision.replica), len(shape.prompt) / BYTES_PER_TOKEN)
-
-    def explain(self, shape: Shape, *, now: float) -> list[Candidate]:
-        found = []
-        for replica in self._of(shape.model):
-            why = self._why_not(replica, shape, ())
-            wait = self._wait_ms(replica, shape)
-            load = 1000.0 * self._load_s(replica)
-            terms = {"wait": wait, "load": load}
-            found.append(Candidate(replica=replica.replica, expected_ms=wait + load, terms=terms, excluded=why))
-        return sorted(found, key=lambda c: (bool(c.excluded), c.expected_ms))
-
-    def sent(self, node: str) -> dict[str, int]:
-        replicas = self._fleet.replicas.values()
-        return {r.replica: self._count(r.replica).sent for r in replicas if r.node == node}
-
-    def in_flight(self) -> dict[str, int]:
-        return {name: len(count.flights) for name, count in self._counts.items() if count.flights}
-
-    def _choose(self, ready: list[tuple[float, str]], shape: Shape) -> Decision:
-        ready.sort()
-        best = ready[0][0]
-        limit = best + max(self._constants.tie_ms, best * self._constants.tie_fraction)
-        ties = [item for item in ready if item[0] <= limit]
-        wait, name = ties[int(self._rng.random() * len(ties))]
-        tokens = int(len(shape.prompt) / BYTES_PER_TOKEN)
-        return Decision(
-            verdict=Verdict.SEND,
-            replica=name,
-            policy="expected_time",
-            expected_ttft_ms=wait,
-            expected_p90_ms=2 * wait,
-            uncached_tokens=tokens,
-            prompt_tokens=tokens,
-            runner_up=next((n for _, n in ready if n != name), ""),
-            reason=f"least expected wait of {len(ready)} ready replicas",
+        if not self._belief.known(shape.model):
+            return Decision(verdict=Verdict.UNKNOWN_MODEL, reason=f"there is no model {shape.model!r} in this region")
+        keys = chain(shape.model, shape.prompt)
+        found = self._find(shape, shape.model, keys, exclude, now)
+        own = hold.here(found.state, found.expected_ms, now) if found else None
+        if found is not None and own is not None and own.verdict is Verdict.SEND and not self._peers:
+            return self._send(shape, found, keys, exclude, now)
+        instead = None if own and own.verdict is Verdict.SEND else self._find_fallback(shape, exclude, now)
+        fallback = hold.Way(Verdict.SEND, instead.expected_ms) if instead else None
+        way = hold.least(own, spill=self._spill(shape.model, now), fallback=fallback, constants=self._constants)
+        if way is None:
+            return verdicts.nobody(shape, self._group(shape.model, shape.embedding), exclude, self._constants)
+        if way.verdict is Verdict.SPILL:
+            reason = f"region {way.where} is expected to answer in {way.expected_ms:.0f} ms"
+            return Decision(verdict=Verdict.SPILL, region=way.where, expected_ttft_ms=way.expected_ms, reason=reason)
+        if instead is not None and way is fallback:
+            return self._send(shape, instead, [], exclude, now)
+        assert found is not None
+        return (
+            self._send(shape, found, keys, exclude, now)
+            if way.verdict is Verdict.SEND
+            else self._wait(shape, found, way, exclude, now)
         )
 
-    def _of(self, model: str) -> list[Replica]:
-        found = self._by_model.get(model, [])
-        policy = self._fleet.models.get(model)
-        if policy is not None and policy.adapter_of:
-            base = [r for r in self._by_model.get(policy.adapter_of, []) if not r.adapters or model in r.adapters]
-            return found or base
-        return found
+    def begin(self, decision: Decision, shape: Shape, now: float) -> CoreFlight:
+        if not isinstance(decision, Picked):
+            raise TypeError("only a decision of `pick` with the verdict SEND can be begun")
+        decision.group.index.insert(decision.state.row, decision.plan.keys)
+        self._sends += 1
+        if self._sends % INDEX_CHECK == 0:
+            self._belief.bound_indexes()
+        return CoreFlight(
+            replica=decision.state,
+            group=decision.group,
+            shape=shape,
+            plan=decision.plan,
+            lengths=self._lengths,
+            record=decision.record,
+            changed=self._belief.changed,
+            now=now,
+        )
 
-    def _why_not(self, replica: Replica, shape: Shape, exclude: Collection[str]) -> str:
-        if replica.replica in exclude:
-            return "tried already"
-        if (replica.task is Task.EMBED) is not shape.embedding:
-            return f"serves {replica.task.value}"
-        node = self._fleet.nodes.get(replica.node)
-        if node is not None and node.draining:
-            return "node drains"
-        state = self._state(replica)
-        return "" if state is ModelState.READY or state in LOAD_S else state.value
+    # Questions
 
-    def _state(self, replica: Replica) -> ModelState:
-        load = self._count(replica.replica).load
-        return load.state if load is not None and load.generation >= replica.generation else replica.state
+    def explain(self, shape: Shape, *, now: float) -> list[Candidate]:
+        group = self._group(shape.model, shape.embedding)
+        if group is None:
+            return []
+        for state in group.present:
+            group.refresh(state, now)
+        rows = list(range(len(group)))
+        match = group.index.match(chain(shape.model, shape.prompt))
+        matched = np.array([float(group.index.matched(match, row)) for row in rows])
+        record = Record(
+            at=now,
+            model=shape.model,
+            decision=Decision(verdict=Verdict.NONE),
+            ask=self._ask(group, shape, now),
+            names=group.names,
+            figures=group.all_columns(),
+            matched=matched,
+            extra_ms=group.adapter_ms(shape.model) if shape.model != group.model else None,
+            excluded=why_out(group, rows, ()),
+        )
+        return candidates(record, self._constants)
 
-    def _wait_ms(self, replica: Replica, shape: Shape) -> float:
-        count = self._count(replica.replica)
-        running = len(count.flights)
-        if count.load is not None:
-            unseen = sum(1 for f in count.flights if f.index > count.load.seen)
-            running = max(running, count.load.running + count.load.waiting + unseen)
-        tokens = count.waiting_tokens + len(shape.prompt) / BYTES_PER_TOKEN
-        return STEP_MS * (1 + running) + PREFILL_MS_PER_TOKEN * tokens
+    def why(self, request_id: str) -> list[Told]:
+        """Every decision about a request that is remembered, with candidates, terms and what happened."""
+        return tell(self._records.of(request_id), self._constants)
 
-    def _load_s(self, replica: Replica) -> float:
-        state = self._state(replica)
-        load = self._count(replica.replica).load
-        if state is ModelState.LOADING and load is not None and load.load_remaining_s > 0:
-            return load.load_remaining_s
-        return LOAD_S.get(state, 0.0)
+    def story(self, request_id: str) -> str:
+        """The same for people."""
+        return story(self._records.of(request_id), self._constants)
 
-    def _count(self, replica: str) -> _Count:
-        if replica not in self._counts:
-            self._counts[replica] = _Count()
-        return self._counts[replica]
+    def whatif(self, *, policy: str = DEFAULT, constants: Constants | None = None) -> Difference:
+        """What another policy or other constants would have made of the decisions that are remembered."""
+        rule = POLICIES[policy]()
+        return whatif(self._records.everything(), rule, constants=constants or self._constants, rng=self._rng)
+
+    def accuracy(self) -> dict[str, Accuracy]:
+        """Of the predictions, by base model."""
+        return {group.model: group.checks.snapshot() for group in self._belief.groups.values()}
+
+    def sent(self, node: str) -> dict[str, int]:
+        return self._belief.sent(node)
+
+    def in_flight(self) -> dict[str, int]:
+        return self._belief.in_flight()
+
+    # Inside a decision
+
+    def _group(self, model: str, embedding: bool) -> Group | None:
+        return self._belief.groups.get((self._belief.base(model), embedding))
+
+    def _find(self, shape: Shape, model: str, keys: list[int], exclude: Collection[str], now: float) -> Found | None:
+        group = self._group(model, shape.embedding)
+        if group is None:
+            return None
+        group.refresh_due(now)
+        policy = self._policy(model)
+        match = group.index.match(keys) if policy.uses_prefix else []
+        adapter = model if model != group.model else ""
+        ask = self._ask(group, shape, now)
+        return find(group, ask, match, policy, exclude=exclude, adapter=adapter, rng=self._rng)
+
+    def _find_fallback(self, shape: Shape, exclude: Collection[str], now: float) -> Found | None:
+        policy = self._belief.fleet.models.get(shape.model)
+        if policy is None or not policy.fallback or not shape.fallback_allowed:
+            return None
+        found = self._find(shape, policy.fallback, chain(policy.fallback, shape.prompt), exclude, now)
+        return found if found and hold.here(found.state, 0.0, now).verdict is Verdict.SEND else None
+
+    def _ask(self, group: Group, shape: Shape, now: float) -> Ask:
+        per_byte = group.per_byte.value
+        output = 0.0
+        if not shape.embedding:
+            output = self._lengths.expected(shape.model, shape.tenant, limit=shape.max_tokens)
+        return Ask(
+            prompt_tokens=max(1.0, len(shape.prompt) * per_byte + shape.delivered_tokens),
+            output_tokens=output,
+            per_byte=per_byte,
+            limit_ms=max(1.0, 1000.0 * (shape.deadline - now)) if shape.deadline else 0.0,
+        )
+
+    def _policy(self, model: str) -> Policy:
+        record = self._belief.fleet.models.get(model)
+        name = record.routing if record is not None and record.routing in POLICIES else DEFAULT
+        key = (model, name)
+        if key not in self._policies:
+            self._policies[key] = POLICIES[name]()
+        return self._policies[key]
+
+    def _spill(self, model: str, now: float) -> hold.Way | None:
+        known = self._peers.get(model)
+        if known is None or now - known[2] > self._constants.spill_fade_s:
+            return None
+        return hold.Way(Verdict.SPILL, known[1], known[0])
+
+    def _send(self, shape: Shape, found: Found, keys: list[int], exclude: Collection[str], now: float) -> Picked:
+        substitute = found.group.model != self._belief.base(shape.model)
+        decision = verdicts.send(found, keys, substitute=substitute, now=now)
+        decision.record = self._note(shape, found, decision, exclude, now)
+        return decision
+
+    def _wait(self, shape: Shape, found: Found, way: hold.Way, exclude: Collection[str], now: float) -> Decision:
+        decision = verdicts.wait(found, way, self._constants)
+        if way.verdict is Verdict.WAKE:
+            found.state.ask_wake(now)
+            self._belief.refresh(found.state.node, now)
+        self._note(shape, found, decision, exclude, now)
+        return decision
+
+    def _note(self, shape: Shape, found: Found, decision: Decision, exclude: Collection[str], now: float) -> Record:
+        record = verdicts.record(found, decision, model=shape.model, exclude=exclude, now=now)
+        return self._records.add(shape.request_id, record)

@@ -30,6 +30,8 @@ class Shape(msgspec.Struct, kw_only=True):
     embedding: bool = False
     deadline: float = 0.0
     """First token wanted by then; 0 when the client named no deadline."""
+    fallback_allowed: bool = False
+    """The client accepts an answer of the model's fallback when none of its replicas is warm."""
     delivered_tokens: int = 0
     """Tokens the client has already, when a broken stream is continued: they are prefilled again."""
 
@@ -82,6 +84,8 @@ class Verdict(enum.StrEnum):
     """Nothing can serve yet; ask again after `retry_after_s` or on news of the fleet (a model is loading)."""
     WAKE = "wake"
     """Ask `replica`'s agent to load or wake the model, and hold."""
+    SPILL = "spill"
+    """To the router of `region`: it is clearly faster there, the way included. Only when peers' figures were given."""
     NONE = "none"
     """No replica of a known model; 503 with `retry_after_s`."""
     UNKNOWN_MODEL = "unknown_model"
@@ -111,6 +115,10 @@ class Decision(msgspec.Struct, kw_only=True):
     """A sentence for people."""
     retry_after_s: float = 0.0
     explored: bool = False
+    model: str = ""
+    """Set when another model than the one asked for is to answer: the substitute that policy names."""
+    region: str = ""
+    """Set with SPILL: the region whose router is to serve it."""
 
 
 class Ending(enum.StrEnum):

@@ -41,8 +41,9 @@ def test_an_unknown_model_is_told_apart_from_one_without_replicas() -> None:
 
 def test_requests_spread_over_equal_replicas() -> None:
     core = dispatcher(replica("a"), replica("b"), replica("c"))
-    for _ in range(9):
-        core.begin(send(core), shape(), 0.0)
+    for index in range(9):
+        asked = shape(prompt=bytes([index]) * 16_384)
+        core.begin(core.pick(asked, now=0.0), asked, 0.0)
     assert {"a": 3, "b": 3, "c": 3} == core.in_flight()
 
 

@@ -1,0 +1,238 @@
+"""Why a request went where it did: a bounded ring of decisions with the figures they were made from.
+
+A record keeps columns of figures, not sentences; terms and words are made when somebody asks. The same figures replay
+a decision under another policy or other constants (`whatif`). Decides nothing.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict, deque
+from collections.abc import Iterable, Sequence
+from math import isfinite
+
+import msgspec
+import numpy as np
+
+from router.core.constants import Constants
+from router.core.model import Candidate, Decision, Verdict
+from router.core.policies.base import Contenders, Policy, Rng
+from router.core.score import READY, Array, Ask, terms
+
+
+class Record:
+    """One decision: who was looked at, with what figures, and what happened to it since."""
+
+    __slots__ = (
+        "ask",
+        "at",
+        "decision",
+        "events",
+        "excluded",
+        "extra_ms",
+        "figures",
+        "matched",
+        "model",
+        "names",
+        "times",
+    )
+
+    def __init__(
+        self,
+        *,
+        at: float,
+        model: str,
+        decision: Decision,
+        ask: Ask,
+        names: Sequence[str],
+        figures: Array,
+        matched: Array | None,
+        extra_ms: Array | None,
+        excluded: dict[str, str],
+    ) -> None:
+        self.at, self.model, self.decision, self.ask = at, model, decision, ask
+        self.names, self.figures, self.matched = names, figures, matched
+        self.extra_ms, self.excluded = extra_ms, excluded
+        self.events: list[tuple[float, str]] = []
+        """(when, what): first token, progress, ending."""
+        self.times = 1
+        """How often the same answer was given in a row, while the request was held."""
+
+
+class Told(msgspec.Struct, kw_only=True):
+    """A record in words and numbers, for people and for the admin endpoint."""
+
+    at_s: float
+    """Seconds after the request's first decision."""
+    verdict: Verdict
+    replica: str
+    policy: str
+    reason: str
+    expected_ttft_ms: float
+    expected_p90_ms: float
+    prompt_tokens: int
+    uncached_tokens: int
+    candidates: list[Candidate]
+    times: int
+    events: list[tuple[float, str]]
+    explored: bool = False
+
+
+class Records:
+    """The last decisions by request; the oldest request is forgotten first."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._count = 0
+        self._by_request: OrderedDict[str, deque[Record]] = OrderedDict()
+
+    def __len__(self) -> int:
+        return self._count
+
+    def add(self, request_id: str, record: Record) -> Record:
+        records = self._by_request.get(request_id)
+        if records is None:
+            records = self._by_request[request_id] = deque()
+        elif _same(records[-1].decision, record.decision):
+            record.times = records[-1].times + 1
+            record.at = records[-1].at
+            records.pop()
+            self._count -= 1
+        records.append(record)
+        self._count += 1
+        while self._count > self._limit:
+            oldest = next(iter(self._by_request.values()))
+            oldest.popleft()
+            self._count -= 1
+            if not oldest:
+                self._by_request.popitem(last=False)
+        return record
+
+    def of(self, request_id: str) -> list[Record]:
+        return list(self._by_request.get(request_id, ()))
+
+    def everything(self) -> Iterable[Record]:
+        for records in self._by_request.values():
+            yield from records
+
+
+def tell(records: Sequence[Record], constants: Constants) -> list[Told]:
+    """A request's decisions in order, each with its candidates, best first."""
+    first = records[0].at if records else 0.0
+    return [
+        Told(
+            at_s=record.at - first,
+            verdict=record.decision.verdict,
+            replica=record.decision.replica,
+            policy=record.decision.policy,
+            reason=record.decision.reason,
+            expected_ttft_ms=record.decision.expected_ttft_ms,
+            expected_p90_ms=record.decision.expected_p90_ms,
+            prompt_tokens=record.decision.prompt_tokens,
+            uncached_tokens=record.decision.uncached_tokens,
+            candidates=candidates(record, constants),
+            times=record.times,
+            events=[(at - first, what) for at, what in record.events],
+            explored=record.decision.explored,
+        )
+        for record in records
+    ]
+
+
+def candidates(record: Record, constants: Constants) -> list[Candidate]:
+    figures = list(record.figures)
+    parts = terms(figures, record.ask, record.matched, constants)
+    if record.extra_ms is not None:
+        parts["adapter"] = record.extra_ms
+    found = []
+    for place, name in enumerate(record.names):
+        if not name:
+            continue
+        mine = {term: round(float(values[place]), 3) for term, values in parts.items() if values[place]}
+        why = record.excluded.get(name, "")
+        if why or not all(isfinite(value) for value in mine.values()):
+            found.append(Candidate(replica=name, excluded=why or "cannot serve the model"))
+        else:
+            found.append(Candidate(replica=name, expected_ms=round(sum(mine.values()), 3), terms=mine))
+    return sorted(found, key=lambda candidate: (bool(candidate.excluded), candidate.expected_ms))
+
+
+def story(records: Sequence[Record], constants: Constants) -> str:
+    """What `switchyard why` prints."""
+    if not records:
+        return "No decision about this request is remembered."
+    lines = []
+    for told in tell(records, constants):
+        times = f" ({told.times} times)" if told.times > 1 else ""
+        where = f" {told.replica}" if told.replica else ""
+        lines.append(f"{told.at_s:8.3f} s  {told.verdict.value}{where}{times}: {told.reason}")
+        if told.verdict is Verdict.SEND:
+            fresh = f"{told.uncached_tokens} of {told.prompt_tokens} prompt tokens to prefill"
+            lines.append(
+                f"            expected {told.expected_ttft_ms:.0f} ms, p90 {told.expected_p90_ms:.0f}; {fresh}"
+            )
+        lines += [f"            {_line(candidate)}" for candidate in told.candidates[:5]]
+        if len(told.candidates) > 5:
+            lines.append(f"            and {len(told.candidates) - 5} more")
+        lines += [f"{at:8.3f} s  {what}" for at, what in told.events]
+    return "\n".join(lines)
+
+
+def _line(candidate: Candidate) -> str:
+    if candidate.excluded:
+        return f"{candidate.replica}: left out, {candidate.excluded}"
+    parts = sorted(candidate.terms.items(), key=lambda item: -item[1])
+    made_of = " + ".join(f"{term} {value:.0f}" for term, value in parts if value >= 0.5)
+    return f"{candidate.replica}: {candidate.expected_ms:.0f} ms = {made_of or 'next to nothing'}"
+
+
+class Difference(msgspec.Struct, kw_only=True):
+    """What another policy or other constants would have made of the recorded decisions."""
+
+    decisions: int
+    changed: int
+    expected_ms: float
+    """Mean expected time of the replicas that were chosen, by the constants given."""
+    instead_ms: float
+    """The same of those that would have been."""
+    examples: list[tuple[str, str, float]]
+    """Up to ten: chosen, would have been chosen, difference in ms."""
+
+
+def whatif(records: Iterable[Record], policy: Policy, *, constants: Constants, rng: Rng) -> Difference:
+    """Replay each SEND alone: what it would have changed for later ones is not known, that is for the simulation."""
+    decisions = changed = 0
+    before = after = 0.0
+    examples: list[tuple[str, str, float]] = []
+    for record in records:
+        if record.decision.verdict is not Verdict.SEND:
+            continue
+        names = list(record.names)
+        field = Contenders(
+            list(record.figures),
+            record.ask,
+            rows=None,
+            matched_bytes=record.matched,
+            extra_ms=record.extra_ms,
+            out=[place for place, name in enumerate(names) if name in record.excluded],
+            constants=constants,
+        )
+        score = policy.score(field, rng)
+        best = int(score.argmin())
+        chosen = names.index(record.decision.replica)
+        if not np.isfinite(score[best]) or not record.figures[READY][chosen]:
+            continue
+        decisions += 1
+        was, would = float(field.ttft[chosen]), float(field.ttft[best])
+        before, after = before + was, after + would
+        if names[best] != record.decision.replica:
+            changed += 1
+            if len(examples) < 10:
+                examples.append((record.decision.replica, names[best], would - was))
+    count = max(1, decisions)
+    return Difference(
+        decisions=decisions, changed=changed, expected_ms=before / count, instead_ms=after / count, examples=examples
+    )
+
+
+def _same(one: Decision, other: Decision) -> bool:
+    return one.verdict is other.verdict and other.verdict in (Verdict.HOLD, Verdict.NONE)

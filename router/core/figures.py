@@ -1,0 +1,147 @@
+"""From what is believed of a replica to the numbers of a decision, and the reason why it may have none.
+
+Runs when something about the replica's node changed, not per candidate and decision. Decides nothing.
+Source: routing.md sections 2.2 to 2.5; names as in `score.py`.
+"""
+
+from __future__ import annotations
+
+from math import inf
+
+from router.core.constants import Constants
+from router.core.outlier import Standing
+from router.core.replica import LOADABLE, ReplicaState
+from wire.records import ModelState
+
+
+def why_not(replica: ReplicaState) -> str:
+    """Why it can serve neither now nor after a load; empty when it can."""
+    if replica.node.draining:
+        return "its node drains"
+    state = replica.current
+    if state is ModelState.READY or state in LOADABLE:
+        return ""
+    return {ModelState.ABSENT: "the model is not on the node", ModelState.DRAINING: "draining"}.get(state, state.value)
+
+
+def barred(replica: ReplicaState, now: float) -> str:
+    """Why health keeps it from being sent requests as long as others can serve; empty when it does not."""
+    match replica.health.at(now):
+        case Standing.EJECTED:
+            return "ejected after failures"
+        case Standing.PROBATION if replica.ledger.entries:
+            return "on probation, with its one request under way"
+        case _:
+            return ""
+
+
+def figures_of(replica: ReplicaState, *, routers: int, now: float, constants: Constants) -> list[float]:
+    """The replica's column, in the order of `score.py`."""
+    cost, prior, ledger, node = replica.cost, replica.cost.prior, replica.ledger, replica.node
+    decoding = ledger.decoding(routers=routers, now=now)
+    backlog = ledger.backlog(routers=routers, now=now)
+    context = ledger.kv_tokens(routers=routers, now=now)
+    step = prior.step_ms + prior.sequence_ms * decoding + prior.context_ms * context
+    ahead = 0.0
+    for other in node.replicas:
+        if other is not replica and other.current is ModelState.READY:
+            more, prefill = _beside(other, routers=routers, now=now)
+            step += more
+            ahead += prefill
+    room = 1.0 / max(constants.min_step_tokens, _batch_tokens(replica) - decoding)
+    prefill_ms = cost.prefill * prior.prefill_ms
+    slowness = _slowness(replica, now, constants)
+    ramp = _ramp(replica, now, constants)
+    capacity = replica.capacity_tokens()
+    network = node.rtt_ms.value + prior.overhead_ms
+    load = _load_ms(replica, now, constants)
+    health = _health_ms(replica, now, constants)
+    able = not why_not(replica)
+    pace = slowness * cost.decode * (step + prior.sequence_ms)
+    pace += slowness * prefill_ms * backlog * room  # a prefill ahead of us runs between our tokens
+    return [
+        network + load + health if able else inf,
+        network,
+        load,
+        health,
+        slowness * ramp,
+        ramp,
+        backlog,
+        ahead,
+        cost.step * step,
+        room,
+        prefill_ms,
+        cost.prefill * prior.attention_ms,
+        (context + backlog) / capacity,
+        1.0 / capacity,
+        pace if able else inf,
+        slowness * cost.decode * prior.context_ms,
+        replica.hit.value,
+        replica.uncertainty.value,
+        1.0 if able and replica.current is ModelState.READY else 0.0,
+        float(len(ledger.entries)),
+        float(replica.load.waiting) if replica.load is not None else float(len(ledger.queue)),
+        float(replica.load.running) if replica.load is not None else float(len(ledger.entries) - len(ledger.queue)),
+        min(1.0, context / capacity),
+        replica.latency_ms,
+    ]
+
+
+def _beside(other: ReplicaState, *, routers: int, now: float) -> tuple[float, float]:
+    """What another model on the same GPU adds: to each step while it decodes, and its prefill."""
+    decoding = other.ledger.decoding(routers=routers, now=now)
+    backlog = other.ledger.backlog(routers=routers, now=now)
+    if not decoding and not backlog:
+        return 0.0, 0.0
+    prior = other.cost.prior
+    return prior.step_ms + prior.sequence_ms * decoding, other.cost.prefill * prior.prefill_ms * backlog
+
+
+def _batch_tokens(replica: ReplicaState) -> float:
+    return float(replica.record.max_batch_tokens) or replica.cost.prior.batch_tokens
+
+
+def _slowness(replica: ReplicaState, now: float, constants: Constants) -> float:
+    """What was learned, or more when a request has already waited longer than that explains."""
+    learned = replica.node.slowness.at(now)
+    oldest = replica.ledger.oldest_waiting()
+    if oldest is None or oldest.expected_ms <= 0.0:
+        return learned
+    waited_ms = 1000.0 * (now - oldest.sent_at)
+    return max(learned, constants.censored_share * waited_ms / oldest.expected_ms)
+
+
+def _ramp(replica: ReplicaState, now: float, constants: Constants) -> float:
+    age = now - replica.ready_since
+    if age >= constants.slow_start_s:
+        return 1.0
+    return 1.0 / max(constants.slow_start_floor, age / constants.slow_start_s)
+
+
+def _load_ms(replica: ReplicaState, now: float, constants: Constants) -> float:
+    """Time until it can run. Loads on one GPU follow each other; one that starts pays for the disturbance."""
+    state = replica.current
+    if state not in LOADABLE:
+        return 0.0
+    total = 1000.0 * replica.load_s(now)
+    if state is ModelState.LOADING or replica.waking(now):
+        return total
+    total += constants.wake_hysteresis_ms
+    for other in replica.node.replicas:
+        if other is replica:
+            continue
+        if other.current is ModelState.LOADING or (other.current in LOADABLE and other.waking(now)):
+            total += 1000.0 * other.load_s(now)
+        elif other.current is ModelState.READY and now - other.used_at < constants.in_use_s:
+            total += constants.evict_ms
+    return total
+
+
+def _health_ms(replica: ReplicaState, now: float, constants: Constants) -> float:
+    total = replica.health.penalty_ms(now)
+    load = replica.load
+    if load is not None and (replica.node.lost or replica.ledger.silence_s(now)):
+        total += constants.suspect_ms
+    elif load is not None and load.idle_s > constants.stall_after_s:
+        total += 1000.0 * load.idle_s
+    return total

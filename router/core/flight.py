@@ -1,0 +1,172 @@
+"""One attempt in flight: counted in the ledger from `begin` to `end`, and a lesson to the learners at each step.
+
+Decides nothing. Source: routing.md section 2.3 for what is learned from what.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from math import log
+
+from router.core.explain import Record
+from router.core.group import Group
+from router.core.learn import Lengths
+from router.core.ledger import Entry
+from router.core.model import Ending, Shape
+from router.core.replica import ReplicaState
+from router.core.score import CONTEXT, TOKEN
+
+MIN_HIT_TOKENS = 64.0
+
+
+class Plan:
+    """What was expected of the attempt, in the words the learners need."""
+
+    __slots__ = (
+        "expected_ms",
+        "keys",
+        "matched_tokens",
+        "network_ms",
+        "p90_ms",
+        "prefill_ms",
+        "prompt_tokens",
+        "steps_ms",
+        "uncached",
+    )
+
+    def __init__(
+        self,
+        *,
+        keys: list[int],
+        prompt_tokens: float,
+        uncached: float,
+        matched_tokens: float,
+        steps_ms: float,
+        prefill_ms: float,
+        network_ms: float,
+        expected_ms: float,
+        p90_ms: float,
+    ) -> None:
+        self.keys, self.prompt_tokens, self.uncached = keys, prompt_tokens, uncached
+        self.matched_tokens = matched_tokens
+        self.steps_ms, self.prefill_ms = steps_ms, prefill_ms
+        """For slowness 1, with what the class has learned."""
+        self.network_ms = network_ms
+        self.expected_ms, self.p90_ms = expected_ms, p90_ms
+
+
+class CoreFlight:
+    __slots__ = (
+        "_changed",
+        "_class",
+        "_entry",
+        "_group",
+        "_lengths",
+        "_plan",
+        "_record",
+        "_replica",
+        "_shape",
+        "_tokens_at",
+    )
+
+    def __init__(
+        self,
+        *,
+        replica: ReplicaState,
+        group: Group,
+        shape: Shape,
+        plan: Plan,
+        lengths: Lengths,
+        record: Record | None,
+        changed: Callable[[ReplicaState, float], None],
+        now: float,
+    ) -> None:
+        self._replica, self._group, self._shape, self._plan = replica, group, shape, plan
+        self._lengths, self._record, self._changed = lengths, record, changed
+        self._class = (replica.cost.step, replica.cost.prefill)
+        self._tokens_at = 0.0
+        sequences = max(1, shape.choices)
+        self._entry: Entry = replica.ledger.send(
+            uncached=plan.uncached, context=plan.prompt_tokens, sequences=sequences, now=now
+        )
+        self._entry.expected_ms = plan.steps_ms + plan.prefill_ms
+        replica.used_at = now
+        changed(replica, now)
+
+    def first_token(self, now: float) -> None:
+        entry, plan, replica = self._entry, self._plan, self._replica
+        if entry.started or entry.index not in replica.ledger.entries:
+            return
+        replica.ledger.start(entry, now)
+        self._tokens_at = now
+        elapsed_ms = 1000.0 * (now - entry.sent_at)
+        replica.first_token(elapsed_ms, now)
+        self._group.checks.learn(predicted_ms=plan.expected_ms, p90_ms=plan.p90_ms, observed_ms=elapsed_ms)
+        if elapsed_ms > 0.0 and plan.expected_ms > 0.0:
+            replica.uncertainty.learn(min(3.0, abs(log(elapsed_ms / plan.expected_ms))))
+        self._learn_speed(elapsed_ms, now, censored=False)
+        self._note(now, f"first token from {replica.record.replica} after {elapsed_ms:.0f} ms")
+        self._changed(replica, now)
+
+    def progress(self, tokens: int, now: float) -> None:
+        """The first call tells only when; the pace is that between two calls."""
+        entry, replica = self._entry, self._replica
+        if tokens <= 0 or not entry.started or entry.index not in replica.ledger.entries:
+            return
+        replica.ledger.progress(entry, tokens)
+        elapsed_ms = 1000.0 * (now - self._tokens_at)
+        self._tokens_at = now
+        figures = self._group.figures
+        row = replica.row
+        if row < 0 or entry.sequences > 1:
+            return
+        pace = float(figures[TOKEN][row] + figures[CONTEXT][row] * entry.context)
+        slowness = replica.node.slowness.at(now)
+        if pace < float("inf"):
+            replica.cost.pace(
+                predicted_ms=pace / replica.cost.decode / slowness * slowness, observed_ms=elapsed_ms / tokens
+            )
+
+    def end(
+        self, ending: Ending, now: float, *, prompt_tokens: int = 0, cached_tokens: int = -1, output_tokens: int = 0
+    ) -> None:
+        entry, replica, group = self._entry, self._replica, self._group
+        if not replica.ledger.end(entry, now):
+            return
+        if ending is Ending.CANCELLED and not entry.started:
+            self._learn_speed(1000.0 * (now - entry.sent_at), now, censored=True)
+        replica.health.outcome(ending, now, mean_success=group.success.value)
+        if ending is Ending.FAILED or ending is Ending.COMPLETE:
+            group.success.learn(float(ending is Ending.COMPLETE))
+        if ending is Ending.COMPLETE:
+            self._learn_counts(prompt_tokens, cached_tokens, output_tokens)
+        self._note(now, f"{ending.value} on {replica.record.replica}")
+        self._changed(replica, now)
+
+    def _learn_speed(self, elapsed_ms: float, now: float, *, censored: bool) -> None:
+        plan, replica = self._plan, self._replica
+        predicted = plan.steps_ms + plan.prefill_ms
+        if predicted <= 0.0:
+            return
+        engine_ms = max(elapsed_ms - plan.network_ms, 0.3 * elapsed_ms)
+        if not censored:
+            slowness = replica.node.slowness.at(now)
+            step, prefill = self._class
+            replica.cost.first_token(
+                step_ms=plan.steps_ms / step, prefill_ms=plan.prefill_ms / prefill, observed_ms=engine_ms / slowness
+            )
+        replica.node.slowness.learn(engine_ms / predicted, now, censored=censored)
+
+    def _learn_counts(self, prompt_tokens: int, cached_tokens: int, output_tokens: int) -> None:
+        plan, shape = self._plan, self._shape
+        if prompt_tokens > 0 and len(shape.prompt) >= 64 and not shape.delivered_tokens:
+            self._group.per_byte.learn(min(1.5, max(0.05, prompt_tokens / len(shape.prompt))))
+        if cached_tokens >= 0 and plan.matched_tokens >= MIN_HIT_TOKENS:
+            ceiling = self._replica.constants.hit_ceiling
+            self._replica.hit.learn(min(ceiling, cached_tokens / plan.matched_tokens))
+        if output_tokens > 0:
+            self._lengths.learn(shape.model, shape.tenant, output_tokens)
+
+    def _note(self, now: float, what: str) -> None:
+        if self._record is not None:
+            self._record.events.append((now, what))

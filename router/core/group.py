@@ -1,0 +1,177 @@
+"""The replicas of one base model, as columns of figures and an index of prefixes; what is learned of the model.
+
+Keeps figures fresh: at once when something happens to a replica, within a quarter second otherwise. Rows are handed
+out for the life of a replica, so that the index can speak of rows. Decides nothing.
+Source: routing.md section 2.6.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterable
+
+import numpy as np
+
+from router.core.affinity import PrefixIndex
+from router.core.checks import Checks
+from router.core.constants import Constants
+from router.core.figures import barred, figures_of, why_not
+from router.core.learn import Mean
+from router.core.replica import ReplicaState
+from router.core.score import AHEAD, FIGURES, FIXED, PREFILL, QUEUE, RAMP, ROOM, SPEED, STEP, TOKEN, Array
+from router.core.shortlist import Shortlist
+from wire.records import ModelState
+
+KEEPS_CACHE = frozenset({ModelState.READY, ModelState.DRAINING})
+TYPICAL_TOKENS = 512.0
+"""Prompt for which the shortlist is ordered."""
+EMPTY = np.zeros((FIGURES, 1))
+EMPTY[[FIXED, TOKEN]] = np.inf
+EMPTY[RAMP] = 1.0
+SMALL = 16
+"""Up to so many replicas all overdue rows are refreshed in one decision."""
+
+
+class Group:
+    def __init__(self, model: str, *, embedding: bool, constants: Constants) -> None:
+        self.model = model
+        self.embedding = embedding
+        self.constants = constants
+        self.replicas: list[ReplicaState | None] = []
+        """By row; None where a replica has left."""
+        self.names: list[str] = []
+        self.index = PrefixIndex()
+        self.shortlist = Shortlist()
+        self.checks = Checks(constants)
+        self.per_byte = Mean(constants.tokens_per_byte_prior, constants.bytes_per_token_rate)
+        self.success = Mean(1.0, 0.02)
+        self.barred: dict[int, str] = {}
+        """Rows that health keeps out as long as others can serve, with the reason."""
+        self.unable: dict[int, str] = {}
+        """Rows that cannot serve at all, with the reason."""
+        self.routers = 1
+        self._table = np.repeat(EMPTY, SMALL, axis=1)
+        self.figures: list[Array] = []
+        """Views of the table, one per figure, as long as there are rows."""
+        self._ages: OrderedDict[int, float] = OrderedDict()
+        """When each row was last refreshed, oldest first."""
+        self._adapters: dict[str, Array] = {}
+
+    def __len__(self) -> int:
+        return len(self.replicas)
+
+    @property
+    def present(self) -> list[ReplicaState]:
+        return [replica for replica in self.replicas if replica is not None]
+
+    @property
+    def large(self) -> bool:
+        return len(self.replicas) > self.constants.scan_limit
+
+    def join(self, replica: ReplicaState) -> None:
+        if None in self.replicas:
+            row = self.replicas.index(None)
+            self.replicas[row] = replica
+        else:
+            row = len(self.replicas)
+            self.replicas.append(replica)
+            if row >= self._table.shape[1]:
+                self._table = np.concatenate((self._table, np.repeat(EMPTY, row, axis=1)), axis=1)
+            self.figures = [self._table[figure, : row + 1] for figure in range(FIGURES)]
+        replica.row = row
+        self._rename()
+        self._forget_cache(replica)
+        self._adapters.clear()
+
+    def leave(self, replica: ReplicaState) -> None:
+        row = replica.row
+        self.replicas[row] = None
+        self._rename()
+        self._table[:, row] = EMPTY[:, 0]
+        self.index.remove(row)
+        self.shortlist.drop(row)
+        self.barred.pop(row, None)
+        self.unable.pop(row, None)
+        self._ages.pop(row, None)
+        self._adapters.clear()
+
+    def refresh(self, replica: ReplicaState, now: float) -> None:
+        before, state = replica.look(now)
+        if before is not state:
+            self._adapters.clear()
+            if before in KEEPS_CACHE and state not in KEEPS_CACHE:
+                self._forget_cache(replica)
+        row = replica.row
+        figures = figures_of(replica, routers=self.routers, now=now, constants=self.constants)
+        self._table[:, row] = figures
+        _note(self.barred, row, barred(replica, now))
+        _note(self.unable, row, why_not(replica))
+        self._ages[row] = now
+        self._ages.move_to_end(row)
+        if self.large:
+            self.shortlist.put(row, _typical_ms(figures))
+
+    def refresh_due(self, now: float) -> None:
+        """Bring overdue rows up to date: time passes for a silent replica too."""
+        budget = len(self.replicas) if len(self.replicas) <= SMALL else self.constants.refresh_budget
+        limit = now - self.constants.refresh_s
+        while budget and self._ages:
+            row, age = next(iter(self._ages.items()))
+            if age > limit:
+                return
+            replica = self.replicas[row]
+            assert replica is not None
+            self.refresh(replica, now)
+            budget -= 1
+
+    def restart(self, replica: ReplicaState, generation: int) -> None:
+        replica.restart(generation)
+        self._forget_cache(replica)
+
+    def adapter_ms(self, adapter: str) -> Array:
+        """What using an adapter adds on each replica: nothing where it is resident, infinite where it is not served."""
+        known = self._adapters.get(adapter)
+        if known is None or len(known) != len(self.replicas):
+            known = np.array([self._adapter_ms(replica, adapter) for replica in self.replicas])
+            self._adapters[adapter] = known
+        return known
+
+    def adapters_changed(self) -> None:
+        self._adapters.clear()
+
+    def columns(self, rows: Iterable[int]) -> Array:
+        """A copy of some columns."""
+        return np.take(self._table, list(rows), axis=1)
+
+    def all_columns(self) -> Array:
+        return self._table[:, : len(self.replicas)].copy()
+
+    def _rename(self) -> None:
+        """Names by row, in a new list: records of decisions keep the one they were made with."""
+        self.names = [replica.record.replica if replica else "" for replica in self.replicas]
+
+    def _forget_cache(self, replica: ReplicaState) -> None:
+        bytes_ = replica.capacity_tokens() / max(self.per_byte.value, 0.01)
+        self.index.add(replica.row, capacity_bytes=int(min(bytes_, self.constants.prefix_bytes_per_replica)))
+
+    def _adapter_ms(self, replica: ReplicaState | None, adapter: str) -> float:
+        if replica is None:
+            return np.inf
+        if replica.load is not None and adapter in replica.load.adapters:
+            return 0.0
+        if adapter in replica.record.adapters or not replica.record.adapters:
+            return self.constants.adapter_load_ms
+        return np.inf
+
+
+def _note(reasons: dict[int, str], row: int, why: str) -> None:
+    if why:
+        reasons[row] = why
+    else:
+        reasons.pop(row, None)
+
+
+def _typical_ms(figures: list[float]) -> float:
+    steps = 0.5 + (figures[QUEUE] + TYPICAL_TOKENS) * figures[ROOM]
+    engine = steps * figures[STEP] + figures[QUEUE] * figures[PREFILL] + figures[AHEAD]
+    return figures[FIXED] + figures[SPEED] * engine

@@ -1,0 +1,174 @@
+"""What is in flight on one replica: our own requests exactly, those of other routers as far as reports tell.
+
+    backlog = own waiting tokens + max(0, reported - own that the report already contains)
+
+which is `max(own, reported + sent since - started since)` of routing.md section 2.4, kept as one number of others so
+that it needs no work between reports. `seen` of a report says how many of our sends it contains; it is the only clock
+that the two sides share. Never negative, never counted twice. Decides nothing; knows no other replica.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+
+from router.core.constants import Constants
+from router.core.model import ReplicaLoad
+
+RECENT_S = 1.0
+"""Starts and ends younger than a report's figures are remembered so long."""
+
+
+class Entry:
+    """One request of ours on the replica. `uncached` counts until the first token, `context` from then on."""
+
+    __slots__ = ("context", "expected_ms", "index", "sent_at", "sequences", "started", "uncached")
+
+    def __init__(self, *, index: int, uncached: float, context: float, sequences: int, sent_at: float) -> None:
+        self.index, self.uncached, self.context = index, uncached, context
+        self.sequences, self.sent_at, self.started = sequences, sent_at, False
+        self.expected_ms = 0.0
+        """Engine time to the first token that was predicted for a node of slowness 1."""
+
+
+class Ledger:
+    __slots__ = (
+        "_changes",
+        "constants",
+        "context",
+        "entries",
+        "kv_use",
+        "other_context",
+        "other_sequences",
+        "other_tokens",
+        "queue",
+        "reported_at",
+        "seen",
+        "sent",
+        "sequences",
+        "typical",
+        "waiting_tokens",
+    )
+
+    def __init__(self, constants: Constants, *, sent: int = 0, born: float = 0.0) -> None:
+        self.constants = constants
+        self.entries: dict[int, Entry] = {}
+        """By index, so oldest first."""
+        self.queue: dict[int, Entry] = {}
+        """Those without a token yet."""
+        self.sent = sent
+        self.waiting_tokens = 0.0
+        self.sequences = 0
+        """Ours that decode."""
+        self.context = 0.0
+        """KV tokens of ours that decode."""
+        self.other_tokens = self.other_sequences = self.other_context = 0.0
+        self.reported_at = born
+        """Of the last report, or when this router first knew of the replica."""
+        self.seen = 0
+        self.kv_use = 0.0
+        self.typical = 0.0
+        """Mean uncached tokens of a request here, for engines that report only how many wait."""
+        self._changes: deque[tuple[float, int, float, int]] = deque()
+        """(when, index, tokens no longer waiting, sequences gone)."""
+
+    def send(self, *, uncached: float, context: float, sequences: int, now: float) -> Entry:
+        self.sent += 1
+        entry = Entry(index=self.sent, uncached=uncached, context=context, sequences=sequences, sent_at=now)
+        self.entries[entry.index] = self.queue[entry.index] = entry
+        self.waiting_tokens += uncached
+        self.typical += (uncached - self.typical) * (0.05 if self.typical else 1.0)
+        return entry
+
+    def start(self, entry: Entry, now: float) -> None:
+        if entry.started or entry.index not in self.entries:
+            return
+        entry.started = True
+        self._stop_waiting(entry, now)
+        self.sequences += entry.sequences
+        self.context += entry.context
+
+    def progress(self, entry: Entry, tokens: int) -> None:
+        if entry.started and entry.index in self.entries:
+            entry.context += tokens
+            self.context += tokens
+
+    def end(self, entry: Entry, now: float) -> bool:
+        """False when it had ended before."""
+        if self.entries.pop(entry.index, None) is None:
+            return False
+        if entry.started:
+            self.sequences -= entry.sequences
+            self.context = max(0.0, self.context - entry.context) if self.sequences else 0.0
+            self._note(now, entry.index, 0.0, entry.sequences)
+        else:
+            self._stop_waiting(entry, now)
+        return True
+
+    def reconcile(self, load: ReplicaLoad, now: float) -> None:
+        """Take from the report what is not ours."""
+        since = now - load.scraped_age_s
+        self.seen = seen = load.seen
+        own_tokens, own_sequences = 0.0, 0
+        for entry in self.entries.values():
+            if entry.index > seen:
+                break
+            own_sequences += entry.sequences
+            if not entry.started:
+                own_tokens += entry.uncached
+        for when, index, tokens, sequences in self._changes:
+            if when > since and index <= seen:
+                own_tokens += tokens
+                own_sequences += sequences
+        reported = load.waiting_uncached_tokens
+        if reported < 0:
+            reported = load.waiting * self.typical
+        self.other_tokens = max(0.0, reported - own_tokens)
+        self.other_sequences = max(0.0, float(load.running + load.waiting - own_sequences))
+        self.kv_use = load.kv_use
+        self.other_context = max(0.0, load.kv_use * load.kv_capacity_tokens - self.context)
+        self.reported_at = since
+        self._forget(now)
+
+    def forget_others(self) -> None:
+        """The engine was started anew: nothing that was reported is in it."""
+        self.other_tokens = self.other_sequences = self.other_context = self.kv_use = 0.0
+        self._changes.clear()
+
+    def backlog(self, *, routers: int, now: float) -> float:
+        return self.waiting_tokens + self._others(self.other_tokens, self.waiting_tokens, routers, now)
+
+    def decoding(self, *, routers: int, now: float) -> float:
+        return self.sequences + self._others(self.other_sequences, self.sequences, routers, now)
+
+    def kv_tokens(self, *, routers: int, now: float) -> float:
+        return self.context + self._others(self.other_context, self.context, routers, now)
+
+    def oldest_waiting(self) -> Entry | None:
+        """Ours that has waited longest for its first token: evidence of slowness before it ends."""
+        return next(iter(self.queue.values()), None)
+
+    def silence_s(self, now: float) -> float:
+        """Seconds by which the report is overdue, 0 while it is in time."""
+        limit = self.constants.stale_after_intervals * self.constants.report_interval_s
+        return max(0.0, now - self.reported_at - limit)
+
+    def _others(self, reported: float, own: float, routers: int, now: float) -> float:
+        """Reported figures while fresh; then they fade, and before that other routers are taken to do as we do."""
+        silence = self.silence_s(now)
+        if not silence:
+            return reported
+        fade: float = self.constants.stale_fade_per_s**silence
+        return max(reported, own * (routers - 1)) * fade
+
+    def _stop_waiting(self, entry: Entry, now: float) -> None:
+        del self.queue[entry.index]
+        self.waiting_tokens = max(0.0, self.waiting_tokens - entry.uncached) if self.queue else 0.0
+        self._note(now, entry.index, entry.uncached, 0 if entry.started else entry.sequences)
+
+    def _note(self, now: float, index: int, tokens: float, sequences: int) -> None:
+        self._changes.append((now, index, tokens, sequences))
+        self._forget(now)
+
+    def _forget(self, now: float) -> None:
+        while self._changes and self._changes[0][0] < now - RECENT_S:
+            self._changes.popleft()

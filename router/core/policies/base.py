@@ -1,0 +1,93 @@
+"""What a policy is given and what it gives back: a number per contender, least wins, infinite is out.
+
+Eligibility, ties, exploration and what follows from a winner that must be loaded first are the same for all policies
+and not their business. Policies may throw dice (`rng`) and keep counters of their own, one instance per model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+from typing import Protocol
+
+import numpy as np
+
+from router.core.constants import Constants
+from router.core.score import READY, Array, Ask, excess_ms, ttft_ms, uncached
+
+
+class Rng(Protocol):
+    def random(self) -> float:
+        """Uniform in [0, 1)."""
+        ...
+
+
+class Contenders:
+    """The replicas that a decision is made between, as figures, with what each has of the prompt."""
+
+    def __init__(
+        self,
+        figures: Sequence[Array],
+        ask: Ask,
+        *,
+        rows: Sequence[int] | None,
+        matched_bytes: Array | None,
+        extra_ms: Array | None,
+        out: Sequence[int],
+        constants: Constants,
+    ) -> None:
+        self.figures = figures
+        self.ask = ask
+        self.rows = rows
+        """Of each place, its row in the group; None when they are the same."""
+        self.matched_bytes = matched_bytes
+        self.extra_ms = extra_ms
+        self.out = out
+        """Places that may not be chosen: tried already, or barred for their health."""
+        self.constants = constants
+
+    def row(self, place: int) -> int:
+        return place if self.rows is None else self.rows[place]
+
+    @cached_property
+    def fresh(self) -> Array | float:
+        return uncached(self.figures, self.ask, self.matched_bytes)
+
+    @cached_property
+    def ttft(self) -> Array:
+        time = ttft_ms(self.figures, self.ask, self.fresh, self.constants)
+        if self.extra_ms is not None:
+            time += self.extra_ms
+        for place in self.out:
+            time[place] = np.inf
+        return time
+
+    @cached_property
+    def whole(self) -> Array:
+        """Expected time to the first token, and what a slower decode costs."""
+        if not np.isfinite(self.ttft.min()):
+            return self.ttft
+        whole: Array = self.ttft + excess_ms(self.figures, self.ask, self.constants)
+        return whole
+
+    @cached_property
+    def ready(self) -> Array:
+        """0 where a request can be sent to now, infinite elsewhere: baselines know no other state."""
+        return np.where((self.figures[READY] > 0.0) & np.isfinite(self.ttft), 0.0, np.inf)
+
+    @cached_property
+    def matched_tokens(self) -> Array:
+        if self.matched_bytes is None:
+            return np.zeros_like(self.figures[READY])
+        return np.minimum(self.matched_bytes * self.ask.per_byte, self.ask.prompt_tokens)
+
+
+class Policy(Protocol):
+    name: str
+    loads: bool
+    """Whether replicas that must be loaded first compete; else they are used only when none is ready."""
+    uses_prefix: bool
+    in_ms: bool
+    """Whether the numbers are milliseconds, so that near ones are ties and the second best may be explored."""
+
+    def score(self, contenders: Contenders, rng: Rng) -> Array: ...

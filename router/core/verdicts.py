@@ -1,0 +1,130 @@
+"""The winner of a decision in the words of `model.Decision`, with the plan that the learners compare with, and its
+record for `why`. Decides nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+
+import numpy as np
+
+from router.core.constants import Constants
+from router.core.explain import Record
+from router.core.flight import Plan
+from router.core.group import Group
+from router.core.hold import Way
+from router.core.model import Decision, Shape, Verdict
+from router.core.pick import Found, why_out
+from router.core.replica import ReplicaState
+from router.core.score import NETWORK, UNCERTAINTY, engine_parts_ms
+
+
+class Picked(Decision, kw_only=True):
+    """A decision to send, with what `begin` needs, so that nothing is computed twice."""
+
+    state: ReplicaState
+    group: Group
+    plan: Plan
+    record: Record | None = None
+
+
+def send(found: Found, keys: list[int], *, substitute: bool, now: float) -> Picked:
+    group, field, choice = found.group, found.field, found.choice
+    place, ask, figures = choice.place, found.field.ask, found.field.figures
+    fresh = field.fresh if isinstance(field.fresh, float) else float(field.fresh[place])
+    steps_ms, prefill_ms = engine_parts_ms(figures, place, ask, fresh)
+    p90_ms = group.checks.p90_ms(found.expected_ms, float(figures[UNCERTAINTY][place]))
+    matched = 0.0 if field.matched_bytes is None else float(field.matched_bytes[place]) * ask.per_byte
+    plan = Plan(
+        keys=keys,
+        prompt_tokens=ask.prompt_tokens,
+        uncached=fresh,
+        matched_tokens=matched,
+        steps_ms=steps_ms,
+        prefill_ms=prefill_ms,
+        network_ms=float(figures[NETWORK][place]),
+        expected_ms=found.expected_ms,
+        p90_ms=p90_ms,
+    )
+    how = "the second best, to see whether it still is" if choice.explored else f"the best by {found.policy.name}"
+    equal = f", drawn from {choice.near} equal ones" if choice.near > 1 else ""
+    instead = f", instead of the model asked for: {group.model}" if substitute else ""
+    return Picked(
+        verdict=Verdict.SEND,
+        replica=found.state.record.replica,
+        policy=found.policy.name,
+        expected_ttft_ms=found.expected_ms,
+        expected_p90_ms=p90_ms,
+        uncached_tokens=int(fresh),
+        prompt_tokens=int(ask.prompt_tokens),
+        runner_up=group.names[field.row(choice.runner_up)] if choice.runner_up >= 0 else "",
+        reason=f"{how} of {len(group)}{equal}{instead}",
+        explored=choice.explored,
+        model=group.model if substitute else "",
+        state=found.state,
+        group=group,
+        plan=plan,
+    )
+
+
+def wait(found: Found, way: Way, constants: Constants) -> Decision:
+    """Hold for a load under way, or begin one."""
+    state = found.state.current.value
+    name = found.state.record.replica
+    doing = "asked to wake" if way.verdict is Verdict.WAKE else "to be waited for"
+    return Decision(
+        verdict=way.verdict,
+        replica=name,
+        policy=found.policy.name,
+        expected_ttft_ms=way.expected_ms,
+        expected_p90_ms=found.group.checks.p90_ms(way.expected_ms, constants.uncertainty_prior),
+        prompt_tokens=int(found.field.ask.prompt_tokens),
+        reason=f"{name} is {state} and {doing}: a first token is expected in {way.expected_ms / 1000.0:.1f} s",
+        retry_after_s=min(constants.hold_poll_s, max(0.05, way.expected_ms / 1000.0)),
+    )
+
+
+def nobody(shape: Shape, group: Group | None, exclude: Collection[str], constants: Constants) -> Decision:
+    if group is None:
+        what = "embeddings" if shape.embedding else "chat or completions"
+        reason = f"no replica of {shape.model!r} serves {what}"
+    else:
+        whys = sorted(set(why_out(group, range(len(group)), exclude).values()))
+        reason = f"no replica of {shape.model!r} can serve: {', '.join(whys) or 'none has the adapter'}"
+    return Decision(verdict=Verdict.NONE, reason=reason, retry_after_s=constants.retry_after_s)
+
+
+def record(found: Found, decision: Decision, *, model: str, exclude: Collection[str], now: float) -> Record:
+    """All that was compared, or the best of many."""
+    group, field, score = found.group, found.field, found.score
+    limit = group.constants.record_candidates
+    rows: Sequence[int] = range(len(group))
+    matched, extra = field.matched_bytes, field.extra_ms
+    if len(score) <= limit and field.rows is None:
+        names, figures = group.names, group.all_columns()
+    else:
+        places = _best(score, limit, found.choice.place)
+        rows = [field.row(place) for place in places]
+        names, figures = [group.names[row] for row in rows], group.columns(rows)
+        matched = None if matched is None else matched[places]
+        extra = None if extra is None else extra[places]
+    excluded = why_out(group, rows, exclude) if group.unable or field.out else {}
+    excluded.pop(decision.replica, None)
+    return Record(
+        at=now,
+        model=model,
+        decision=decision,
+        ask=field.ask,
+        names=names,
+        figures=figures,
+        matched=matched,
+        extra_ms=extra,
+        excluded=excluded,
+    )
+
+
+def _best(score: np.ndarray[tuple[int], np.dtype[np.float64]], limit: int, chosen: int) -> list[int]:
+    if len(score) <= limit:
+        return list(range(len(score)))
+    places: list[int] = np.argpartition(score, limit - 1)[:limit].tolist()
+    return places if chosen in places else [chosen, *places[1:]]
