@@ -63,7 +63,8 @@ async def command(address: str, call: Call, *, on_progress: Callable[[pb.Progres
                 last = progress
                 on_progress(progress)
                 if progress.error:
-                    reasons.append(f"{progress.replica}: {progress.error}" if progress.replica else progress.error)
+                    named = progress.error.startswith(progress.replica)
+                    reasons.append(progress.error if named else f"{progress.replica}: {progress.error}")
         except grpc.aio.AioRpcError as error:
             raise Failed(_lost(address, error)) from error
     if reasons:

@@ -38,7 +38,9 @@ async def serve(settings: ControlSettings) -> None:
     registry = connect(settings.registry)
     watch = FleetWatch(registry, on_change=_say)
     keeper = RegionKeeper(registry, watch, region=settings.region, title=settings.region_title)
-    server = Server(uvicorn.Config(application(watch), host=settings.host, port=settings.port, log_config=None))
+    server = Server(
+        uvicorn.Config(application(watch), host=settings.host, port=settings.port, log_config=None, access_log=False)
+    )
     try:
         async with asyncio.TaskGroup() as group:
             work = [group.create_task(watch.run()), group.create_task(keeper.run())]

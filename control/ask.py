@@ -24,6 +24,10 @@ PROBE_EVERY_S = 0.05
 Message = dict[str, str]
 
 
+class NotFound(Failed):
+    """The router answered, and there is no such thing."""
+
+
 class Router:
     """`base_url` ends with /v1, as the openai SDK has it. Use as an async context manager."""
 
@@ -47,7 +51,13 @@ class Router:
 
     async def why(self, request_id: str) -> str:
         root = self._base_url.removesuffix("/v1")
-        return (await self._get(f"{root}/admin/why/{request_id}")).decode(errors="replace")
+        try:
+            return (await self._get(f"{root}/admin/why/{request_id}")).decode(errors="replace")
+        except NotFound as error:
+            raise Failed(
+                f"the router at {root} has no record of request {request_id}: "
+                "it never came here, or was longer ago than the router remembers."
+            ) from error
 
     async def chat(
         self, *, model: str, messages: Sequence[Message], on_text: Callable[[str], None], max_tokens: int = 0
@@ -81,6 +91,8 @@ class Router:
             response = await self._client.get(url)
         except httpx.HTTPError as error:
             raise Failed(self._unreachable(error)) from error
+        if response.status_code == httpx.codes.NOT_FOUND:
+            raise NotFound(_refused(response, response.content))
         if response.status_code != httpx.codes.OK:
             raise Failed(_refused(response, response.content))
         return response.content
@@ -115,7 +127,8 @@ def _refused(response: httpx.Response, body: bytes) -> str:
         httpx.codes.NOT_FOUND: " `switchyard models` shows what there is.",
         httpx.codes.SERVICE_UNAVAILABLE: " `switchyard nodes` shows what is ready.",
     }.get(httpx.codes(response.status_code), "")
-    return f"the router answered {response.status_code}: {_message(body)}{remedy}"
+    message = _message(body)
+    return f"the router answered {response.status_code}: {message}{'' if message.endswith('.') else '.'}{remedy}"
 
 
 def _message(body: bytes) -> str:

@@ -134,7 +134,7 @@ def _models(wish: Wish, chat_replicas: int) -> list[dict[str, Any]]:
     costs nothing there and shows more."""
     if wish.vllm:
         return [_vllm_model(wish.vllm, chat_replicas)] if chat_replicas else []
-    chat = {"name": CHAT_MODEL, "engine": "simulated", "profile": PROFILE, "replicas": chat_replicas}
+    chat = {"name": CHAT_MODEL, "engine": "simulated", "profile": PROFILE, "replicas": chat_replicas, "sleep": True}
     embed = {"name": EMBED_MODEL, "engine": "simulated", "profile": PROFILE, "replicas": 1, "task": "embed"}
     return [chat, embed] if chat_replicas else [embed]
 
