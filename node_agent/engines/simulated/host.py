@@ -37,19 +37,23 @@ class Host:
         try:
             await asyncio.sleep(self.config.load_time_s)
             while True:
-                listener = _bound(self.config.host, self.port)
-                server = await self.replica.loop.create_server(
-                    lambda: Connection(self.routes), sock=listener, backlog=4096
-                )
-                self.ready(self.config.host, self.port)
-                await self._down.wait()
-                self._down.clear()
-                server.close()
+                await self._listen_until_down()
                 if self._closed_s is None:
                     return
                 await asyncio.sleep(self._closed_s)
         finally:
             self._holder.close()
+
+    async def _listen_until_down(self) -> None:
+        loop = self.replica.loop
+        listener = _bound(self.config.host, self.port)
+        server = await loop.create_server(lambda: Connection(self.routes), sock=listener, backlog=4096)
+        try:
+            self.ready(self.config.host, self.port)
+            await self._down.wait()
+            self._down.clear()
+        finally:
+            server.close()
 
     async def stop(self) -> None:
         """SIGTERM: with a shutdown time, go on listening and refuse new requests until the old ones end."""
