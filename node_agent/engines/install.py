@@ -142,9 +142,13 @@ def _check(plan: Plan) -> None:
             )
         if (sys.platform, platform.machine()) != ("linux", "x86_64"):
             raise InstallError("the CPU build exists for Linux on x86_64 only")
-    free, needed = shutil.disk_usage(plan.directory).free, SPACE_NEEDED_BYTES[plan.build]
-    if free < needed:
-        raise InstallError(f"{plan.directory} has {free / 1e9:.1f} GB free and {needed / 1e9:.0f} GB are needed")
+    require_space(plan.directory, SPACE_NEEDED_BYTES[plan.build])
+
+
+def require_space(directory: Path, needed_bytes: int) -> None:
+    free = shutil.disk_usage(directory).free
+    if free < needed_bytes:
+        raise InstallError(f"{directory} has {free / 1e9:.1f} GB free and {needed_bytes / 1e9:.0f} GB are needed")
 
 
 def _version_of(python: Path) -> tuple[int, int]:
@@ -215,23 +219,22 @@ def _add_metadata(plan: Plan) -> None:
 def _pip(plan: Plan, arguments: Sequence[str]) -> None:
     """pip compiles bytecode as it installs, unless told not to; without it every start of vLLM takes twice as long."""
     pip = [str(plan.python), "-m", "pip", "install", "--no-input", "--progress-bar", "off", "--compile"]
-    _run([*pip, *arguments], report=Progress(sum("==" in argument for argument in arguments)))
+    _run([*pip, *arguments], report=Progress())
 
 
 class Progress:
-    """Turns pip's lines into a few: how many packages were found, and that unpacking began."""
+    """Turns pip's lines into a few: how many packages were looked up, and that unpacking began."""
 
-    def __init__(self, total: int) -> None:
-        self._total = total
+    def __init__(self) -> None:
         self._found = 0
 
     def __call__(self, line: str) -> None:
-        if line.startswith("Collecting "):
+        if line.startswith(("Collecting ", "Processing ")):
             self._found += 1
             if self._found % 25 == 0:
-                _say(f"  {self._found} of {self._total} packages found")
+                _say(f"  {self._found} packages found")
         elif line.startswith("Installing collected packages"):
-            _say(f"  unpacking and compiling {self._found} packages")
+            _say(f"  unpacking and compiling {line.count(",") + 1} packages")
 
 
 def _run(command: Sequence[str], report: Callable[[str], None] | None = None) -> str:
