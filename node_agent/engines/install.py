@@ -234,7 +234,7 @@ class Progress:
             if self._found % 25 == 0:
                 _say(f"  {self._found} packages found")
         elif line.startswith("Installing collected packages"):
-            _say(f"  unpacking and compiling {line.count(",") + 1} packages")
+            _say(f"  unpacking and compiling {len(line.split()) - 3} packages")
 
 
 def _run(command: Sequence[str], report: Callable[[str], None] | None = None) -> str:
