@@ -53,10 +53,17 @@ def undrain(replica: str) -> Call:
     return lambda stub: stub.Undrain(pb.UndrainCommand(replica=replica))
 
 
-async def command(address: str, call: Call, *, on_progress: Callable[[pb.Progress], None]) -> None:
+async def command(
+    address: str,
+    call: Call,
+    *,
+    on_progress: Callable[[pb.Progress], None],
+    credentials: grpc.ChannelCredentials | None = None,
+    connect_limit_s: float = CONNECT_LIMIT_S,
+) -> None:
     """Return when the agent says that all is done. Raise Failed with the agent's own reason otherwise."""
-    async with grpc.aio.insecure_channel(address, options=_OPTIONS) as channel:
-        await _connected(channel, address)
+    async with _channel(address, credentials) as channel:
+        await _connected(channel, address, connect_limit_s)
         reasons, last = [], pb.Progress()
         try:
             async for progress in call(_stub(channel)):
@@ -73,14 +80,20 @@ async def command(address: str, call: Call, *, on_progress: Callable[[pb.Progres
         raise Failed(f"the agent at {address} stopped telling before it was done; look with `switchyard nodes`.")
 
 
+def _channel(address: str, credentials: grpc.ChannelCredentials | None) -> grpc.aio.Channel:
+    if credentials is None:
+        return grpc.aio.insecure_channel(address, options=_OPTIONS)
+    return grpc.aio.secure_channel(address, credentials, options=_OPTIONS)
+
+
 def _stub(channel: grpc.aio.Channel) -> Any:
     """The generated stub is typed for synchronous channels and works on both."""
     return NodeAgentStub(channel)  # type: ignore[no-untyped-call]
 
 
-async def _connected(channel: grpc.aio.Channel, address: str) -> None:
+async def _connected(channel: grpc.aio.Channel, address: str, limit_s: float) -> None:
     try:
-        async with asyncio.timeout(CONNECT_LIMIT_S):
+        async with asyncio.timeout(limit_s):
             await channel.channel_ready()
     except TimeoutError as error:
         raise Failed(

@@ -83,4 +83,5 @@ class Step(NamedTuple):
 
 def _last_line(log: Path) -> str:
     lines = log.read_bytes()[-2000:].decode(errors="replace").replace("\r", "\n").split("\n")
-    return next((line.strip() for line in reversed(lines) if line.strip()), "")
+    line = next((line.strip() for line in reversed(lines) if line.strip()), "")
+    return line.removeprefix("engine environment: ")

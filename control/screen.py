@@ -23,6 +23,7 @@ class Screen:
         self._clock = clock
         self._rows: dict[str, Row] = {}
         self._drawn = 0
+        self._gone = False
         self._live = is_live(out, env)
         self.style: Style = style_for(out, env)
 
@@ -93,5 +94,11 @@ class Screen:
         return max((len(name) for name in self._rows), default=0)
 
     def _write(self, text: str) -> None:
-        self._out.write(text)
-        self._out.flush()
+        """A terminal that was closed must not keep `up` from ending its processes in order."""
+        if self._gone:
+            return
+        try:
+            self._out.write(text)
+            self._out.flush()
+        except OSError:
+            self._gone = True

@@ -308,6 +308,7 @@ class Up:
             model=plan.model,
             node=plan.agents[0].name,
             logs=f"{self._settings.data_dir}/logs",
+            engine_logs=f"{self._settings.data_dir}/node-*/engines",
             ready_s=ready_s,
             first_token_s=ready_s + figures.ttft_s,
             data_dir="" if self._settings.data_dir == default else str(self._dir.path),

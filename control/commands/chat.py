@@ -28,7 +28,8 @@ class Target(NamedTuple):
 def target(args: argparse.Namespace, env: Mapping[str, str]) -> Target:
     """Flags first; then OPENAI_BASE_URL with OPENAI_API_KEY, as SDKs read them; then the `up` that runs here.
 
-    A key of the environment never goes to a router that the environment did not name: it may be for another service.
+    A key of the environment goes where the person or the environment says, never to the `up` that merely happens to
+    run here: it may be for another service.
     """
     run_dir, run = running_in(args, env)
     if args.base_url:

@@ -21,6 +21,7 @@ from control.rundir import Run, RunDir
 from wire.connect import RegistrySettings, connect
 from wire.registry import Registry, RegistryUnavailable
 from wire.settings import Settings, add_flags, read, render
+from wire.tls import TlsFiles
 
 DATA_DIR = ".switchyard"
 
@@ -30,6 +31,7 @@ S = TypeVar("S", bound=Settings)
 class CliSettings(Settings, frozen=True, kw_only=True):
     data_dir: Annotated[str, Meta(description="directory of the `switchyard up` to talk to")] = DATA_DIR
     registry: RegistrySettings = RegistrySettings()
+    agent_tls: Annotated[TlsFiles, Meta(description="certificates for gRPC to node agents")] = TlsFiles()
 
 
 class Reach(msgspec.Struct, frozen=True):

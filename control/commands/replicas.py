@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from control import agents
 from control.commands.base import Command, lines
 from control.commands.fleet import read_fleet
-from control.commands.reach import add_reach, read_reach
+from control.commands.reach import Reach, add_reach, read_reach
 from control.core import durations
 from control.core.fleet import Fleet, find_node, find_replica
 from control.errors import Failed, Misused
@@ -30,11 +30,12 @@ def _undrain(args: argparse.Namespace, env: Mapping[str, str]) -> int:
 
 
 async def _drain_node(args: argparse.Namespace, env: Mapping[str, str], call: agents.Call, done: str) -> int:
-    fleet = await read_fleet(read_reach(args, env))
+    reach = read_reach(args, env)
+    fleet = await read_fleet(reach)
     node = find_node(fleet, args.node)
     if node is None:
         raise Failed(_no_such("node", args.node, [n.node for n in fleet.of(Node)]))
-    await agents.command(node.address, call, on_progress=_printer(env))
+    await _send(reach, node.address, call, env)
     print(f"{args.replica or node.node}: {done}")
     return 0
 
@@ -43,12 +44,17 @@ def _replica_command(
     make: Callable[[argparse.Namespace], agents.Call], done: str
 ) -> Callable[[argparse.Namespace, Mapping[str, str]], int]:
     async def send(args: argparse.Namespace, env: Mapping[str, str]) -> int:
-        fleet = await read_fleet(read_reach(args, env))
-        await agents.command(_address(fleet, args.replica), make(args), on_progress=_printer(env))
+        reach = read_reach(args, env)
+        await _send(reach, _address(await read_fleet(reach), args.replica), make(args), env)
         print(f"{args.replica}: {done}")
         return 0
 
     return lambda args, env: asyncio.run(send(args, env))
+
+
+async def _send(reach: Reach, address: str, call: agents.Call, env: Mapping[str, str]) -> None:
+    credentials = reach.settings.agent_tls.channel_credentials()
+    await agents.command(address, call, on_progress=_printer(env), credentials=credentials)
 
 
 def _address(fleet: Fleet, replica: str) -> str:

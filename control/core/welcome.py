@@ -15,6 +15,7 @@ class Welcome(msgspec.Struct, frozen=True, kw_only=True):
     model: str
     node: str
     logs: str
+    engine_logs: str
     ready_s: float
     first_token_s: float
     data_dir: str = ""
@@ -49,7 +50,8 @@ def render(welcome: Welcome) -> str:
             *elsewhere,
             *(f"  {f'{w.command} {command}':<{width}}   {what}" for command, what in commands.items()),
             "",
-            f"Logs are in {w.logs}. Ctrl-C stops everything, twice stops it at once.",
+            f"Logs are in {w.logs}, those of engines in {w.engine_logs}.",
+            "Ctrl-C stops everything, twice stops it at once.",
         ]
     )
 

@@ -68,6 +68,7 @@ def test_the_final_block_can_be_pasted() -> None:
         model="sim-chat",
         node="node-1",
         logs=".switchyard/logs",
+        engine_logs=".switchyard/node-*/engines",
         ready_s=2.0,
         first_token_s=2.1,
     )

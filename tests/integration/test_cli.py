@@ -156,6 +156,16 @@ def test_every_command_has_help_with_an_example(cli: Cli) -> None:
         assert "\nexample" in shown.stdout, name
 
 
+@pytest.mark.parametrize(
+    ("name", "section"), [("router", "router"), ("node-agent", "node_agent"), ("control", "control")]
+)
+def test_the_processes_print_their_settings_with_their_origins(cli: Cli, name: str, section: str) -> None:
+    shown = cli(name, "--port", "4321", "--print-settings")
+    assert 0 == shown.returncode, shown.stderr
+    assert f"[{section}]" == shown.stdout.splitlines()[0]
+    assert re.search(r"^port = 4321 +# --port$", shown.stdout, re.MULTILINE)
+
+
 def test_help_imports_nothing_heavy() -> None:
     code = "import sys; from control.cli import main; main(['--help']); print(sorted(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=LIMIT_S, check=True)

@@ -101,6 +101,10 @@ class Terminal:
     def type(self, keys: str) -> None:
         os.write(self._fd, keys.encode())
 
+    def close(self) -> None:
+        os.close(self._fd)
+        self._process.wait(LIMIT_S)
+
     def ended(self) -> int:
         """Its exit code, negative for a signal."""
         if self._process.returncode is not None:
@@ -194,6 +198,13 @@ def test_ctrl_c_twice_ends_it_at_once(place: Place) -> None:
     terminal.type("\x03")
     assert 0 == terminal.ended()
     place.await_empty(within_s=30.0)
+
+
+def test_a_terminal_that_is_closed_ends_it_too(place: Place) -> None:
+    terminal = place.terminal(*SMALL)
+    terminal.await_text("Ctrl-C stops everything")
+    terminal.close()
+    place.await_empty(within_s=60.0)
 
 
 @pytest.mark.parametrize("moment", ["registry", "loading"])
