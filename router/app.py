@@ -139,6 +139,7 @@ class RouterApp:
             await self._close()
 
     async def _close(self) -> None:
+        self.server.close()
         self.pool.close()
         self.journal.close()
         if self.tracer is not None:

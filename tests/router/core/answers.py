@@ -162,10 +162,10 @@ def _rest(whole: Sequence[bytes], index: int, start: Mark) -> Iterator[dict[str,
             if ids > start.ids or (said["finish_reason"] and not said["token_ids"]):
                 assert ids - len(said["token_ids"]) >= start.ids, "marks lie between events"
                 text = said.get("text") or (said.get("delta") or {}).get("content") or ""
-                yield said | {"text": text, "logprobs": _as_lists(said.get("logprobs"), start.chars)}
+                yield said | {"text": text, "logprobs": _as_lists(said.get("logprobs"), start.offset)}
 
 
-def _as_lists(logprobs: dict[str, Any] | None, chars: int) -> dict[str, Any] | None:
+def _as_lists(logprobs: dict[str, Any] | None, offset: int) -> dict[str, Any] | None:
     if logprobs is None:
         return None
     if "content" in logprobs:
@@ -176,7 +176,7 @@ def _as_lists(logprobs: dict[str, Any] | None, chars: int) -> dict[str, Any] | N
             "tokens": [entry["token"] for entry in entries],
             "top_logprobs": [{entry["token"]: entry["logprob"]} for entry in entries],
         }
-    return logprobs | {"text_offset": [offset - chars for offset in logprobs["text_offset"]]}
+    return logprobs | {"text_offset": [at - offset for at in logprobs["text_offset"]]}
 
 
 def _bundled(pieces: Iterable[dict[str, Any]], rng: random.Random) -> list[dict[str, Any]]:
