@@ -13,6 +13,7 @@ from tests.wire.follower import SAFETY_S, Follower, following, values
 from tests.wire.servers import Proxy, etcd, proxy
 from wire.connect import RegistrySettings, connect
 from wire.embedded import fresh_store, serve
+from wire.embedded_service import SHORTEST_TTL_S
 from wire.etcd import EtcdRegistry
 from wire.memory import MemoryRegistry
 from wire.registry import Changes, Entry, LeaseLost, Registry, RegistryUnavailable, Snapshot
@@ -24,6 +25,9 @@ HISTORY = 2000
 
 class Backend:
     """A registry under test, and what a test may do to the world behind it."""
+
+    shortest_ttl_s = 1
+    """What it grants when asked for a second."""
 
     def __init__(self, registry: Registry, other: Registry) -> None:
         self.registry = registry
@@ -113,7 +117,9 @@ async def embedded_backend() -> AsyncIterator[Backend]:
 
     store = Store(history=HISTORY, revision=fresh_store().revision)
     async with serve("127.0.0.1", 0, store, clock=clock) as port, proxy(port) as between:
-        yield ServedBackend(between, port, wait)
+        backend = ServedBackend(between, port, wait)
+        backend.shortest_ttl_s = SHORTEST_TTL_S
+        yield backend
 
 
 @contextlib.asynccontextmanager
@@ -253,7 +259,7 @@ async def test_a_lease_lives_as_long_as_it_is_kept_alive(backend: Backend, at: s
     await backend.registry.put(f"{at}a", b"1", lease=lease)
     async with asyncio.TaskGroup() as tasks:
         task = tasks.create_task(backend.registry.keep_alive(lease, 1))
-        await asyncio.sleep(2.5)  # the embedded registry grants two seconds at least
+        await asyncio.sleep(1.3 * backend.shortest_ttl_s)
         task.cancel()
     assert await backend.registry.get(f"{at}a") is not None
 
