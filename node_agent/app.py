@@ -68,7 +68,7 @@ class Agent:
 
     async def _run(self, directory: StateDir, http: httpx.AsyncClient) -> None:
         settings, changed, book = self.settings, Notice(), SentBook()
-        ports = Ports(settings.advertise_host, settings.engine_port_first, settings.engine_port_last)
+        ports = Ports(settings.bind_host, settings.engine_port_first, settings.engine_port_last)
         memory = Memory(directory.path / "memory.json")
         shared = Shared(settings, directory, memory, ports, http, changed.tell)
         host = NodeHost(shared, _engines(settings), book, changed)

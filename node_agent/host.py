@@ -10,7 +10,8 @@ import logging
 from collections.abc import AsyncIterator, Callable, Mapping
 
 from node_agent.core.commands import Command, Outcome, outcome
-from node_agent.core.lifecycle import ALIVE, Event, Goal, Hold, Phase, Release, Want
+from node_agent.core.events import Event, Goal, Hold, Release, Want
+from node_agent.core.lifecycle import ALIVE, Phase
 from node_agent.core.reconcile import Capacity, Fate, fates, no_room
 from node_agent.core.report import SentBook
 from node_agent.engines import process

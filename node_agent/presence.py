@@ -21,6 +21,7 @@ logger = logging.getLogger(__name__)
 
 BACKOFF_FIRST_S = 0.25
 BACKOFF_MOST_S = 5.0
+GATHER_S = 0.02
 
 
 class Presence:
@@ -76,6 +77,8 @@ class Presence:
             self._registered(len(there), bool(changes))
             if not changes:
                 await self._changed.wait()
+                # Scrapes say so too, and change no record; one look serves many of them.
+                await asyncio.sleep(GATHER_S)
 
     def _registered(self, count: int, news: bool) -> None:
         self._back_off_s = BACKOFF_FIRST_S

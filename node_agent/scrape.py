@@ -12,7 +12,8 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-from node_agent.core.lifecycle import ANSWERING, CameUp, Phase, Sick, Streams
+from node_agent.core.events import CameUp, Sick, Streams
+from node_agent.core.lifecycle import ANSWERING, Phase
 from node_agent.core.report import SentBook, resident
 from node_agent.engines.base import progress
 from node_agent.engines.client import EngineClient, EngineSilent

@@ -15,6 +15,7 @@ import grpc
 import grpc.aio
 
 from node_agent.core.commands import Command
+from node_agent.core.lifecycle import Phase
 from node_agent.core.report import Load
 from node_agent.host import NodeHost, Refused
 from node_agent.reports import Report, Reporter
@@ -98,12 +99,12 @@ class Servicer(node_pb2_grpc.NodeAgentServicer):
             yield pb.Progress(replica=replica, phase="refused", fraction=-1.0, done=True, error=str(refusal))
             return
         async for slot, so_far in self._host.follow(command, slots):
-            detail = so_far.detail or slot.start_up.phase * (so_far.phase == "starting")
+            starting = slot.life.phase is Phase.STARTING
             yield pb.Progress(
                 replica=slot.plan.replica,
                 phase=so_far.phase,
-                detail=detail,
-                fraction=1.0 if so_far.done and not so_far.error else slot.start_up.fraction or -1.0,
+                detail=so_far.detail or (slot.start_up.phase if starting else ""),
+                fraction=1.0 if so_far.done and not so_far.error else _fraction(slot) if starting else -1.0,
                 done=so_far.done,
                 error=so_far.error,
             )
@@ -151,6 +152,10 @@ class Watcher:
         if self._streams.get(self.router) is self:
             del self._streams[self.router]
             self._book.forget(self.router)
+
+
+def _fraction(slot: Slot) -> float:
+    return slot.start_up.fraction or -1.0
 
 
 def _load(load: Load, now: float, seen: int) -> pb.ReplicaLoad:

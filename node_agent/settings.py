@@ -100,6 +100,7 @@ class NodeAgentSettings(Settings, frozen=True, kw_only=True):
     advertise_host: Annotated[str, Meta(description="address at which routers reach this host, its engines too")] = (
         "127.0.0.1"
     )
+    engine_host: Annotated[str, Meta(description="address engines bind to, empty: advertise_host")] = ""
     device_class: Annotated[str, Meta(description="hosts of one class are expected to be equally fast")] = "unknown"
     state_dir: Annotated[str, Meta(description="directory for state files, engine logs and learned times")] = (
         ".switchyard/node-agent"
@@ -131,8 +132,14 @@ class NodeAgentSettings(Settings, frozen=True, kw_only=True):
     models: tuple[ModelConfig, ...] = ()
 
     @property
-    def engines_on_loopback(self) -> bool:
-        return bool(LOOPBACK.match(self.advertise_host))
+    def bind_host(self) -> str:
+        """Where engines listen."""
+        return self.engine_host or self.advertise_host
+
+    @property
+    def scrape_host(self) -> str:
+        """Where the agent finds them."""
+        return {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.bind_host, self.bind_host)  # noqa: S104 - compared
 
     def __post_init__(self) -> None:
         if (self.engine_port_first == 0) != (self.engine_port_last == 0) or self.engine_port_last < (
@@ -143,9 +150,9 @@ class NodeAgentSettings(Settings, frozen=True, kw_only=True):
         if twice := {name for name in names if names.count(name) > 1}:
             raise ValueError(f"models named twice: {', '.join(sorted(twice))}; use replicas for more than one engine")
         sleepers = [model.name for model in self.models if model.sleep]
-        if sleepers and not (self.engines_on_loopback or self.engine_admin_on_network):
+        if sleepers and not (LOOPBACK.match(self.bind_host) or self.engine_admin_on_network):
             raise ValueError(
-                f"{', '.join(sleepers)}: sleep = true opens vLLM's development endpoints on {self.advertise_host}; "
+                f"{', '.join(sleepers)}: sleep = true opens vLLM's development endpoints on {self.bind_host}; "
                 "firewall the engine ports for all but routers, then set engine_admin_on_network = true"
             )
         self._check_room()

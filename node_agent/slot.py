@@ -18,18 +18,13 @@ from typing import Any
 import httpx
 import msgspec
 
-from node_agent.core.health import HealthLimits, Vitals
-from node_agent.core.lifecycle import (
-    ALIVE,
+from node_agent.core.events import (
     Adopted,
     Event,
     Exited,
     Goal,
     Instruction,
     Kill,
-    Lifecycle,
-    Limits,
-    Phase,
     PutToSleep,
     Retiring,
     Say,
@@ -40,6 +35,8 @@ from node_agent.core.lifecycle import (
     WakeUp,
     Woke,
 )
+from node_agent.core.health import HealthLimits, Vitals
+from node_agent.core.lifecycle import ALIVE, Lifecycle, Limits, Phase
 from node_agent.core.metrics import EngineMetrics
 from node_agent.engines.base import Engine, StartUp
 from node_agent.engines.client import EngineClient, EngineFacts, EngineSilent
@@ -205,14 +202,13 @@ class Slot:
             logger.warning("%s: cannot write %s: is the disk full?", self.plan.replica, self._shared.directory.path)
         try:
             self._port = self._shared.ports.take(self.plan.replica)
-            host = settings.advertise_host
-            launch = self.engine.launch(model, host=host, port=self._port, base_env=os.environ)
+            launch = self.engine.launch(model, host=settings.bind_host, port=self._port, base_env=os.environ)
             state = EngineState(
                 replica=self.plan.replica,
                 model=model.name,
                 generation=generation,
                 config_hash=model.digest,
-                host=host,
+                host=settings.scrape_host,
                 port=self._port,
                 phase="running",
             )
@@ -220,7 +216,7 @@ class Slot:
         except OSError as error:
             self.tell(Exited(generation, f"cannot start: {error}"))
             return
-        self.client = self._client(host, self._port)
+        self.client = self._client(settings.scrape_host, self._port)
         logger.info("%s: starting generation %d on port %d", self.plan.replica, generation, self._port)
 
     def _client(self, host: str, port: int) -> EngineClient:
@@ -259,7 +255,8 @@ class Slot:
             if not self._adopted:
                 self._shared.memory.took(self._key(Way.WAKE if before is Phase.WAKING else Way.LOAD), took_s)
             self._adopted = False
-            logger.info("%s: ready after %.1f s at %s", self.plan.replica, took_s, self.address)
+            how = "awake" if before is Phase.WAKING else "ready"
+            logger.info("%s: %s after %.1f s at %s", self.plan.replica, how, took_s, self.address)
         if after in (Phase.STARTING, Phase.WAKING):
             self._under_way_since = now
         if before in (Phase.WAKING, Phase.FALLING_ASLEEP):

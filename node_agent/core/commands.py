@@ -9,7 +9,8 @@ import enum
 
 import msgspec
 
-from node_agent.core.lifecycle import ALIVE, Goal, Lifecycle, Phase
+from node_agent.core.events import Goal
+from node_agent.core.lifecycle import ALIVE, Lifecycle, Phase
 
 
 class Command(enum.StrEnum):

@@ -18,15 +18,29 @@ from collections import deque
 
 import msgspec
 
+from node_agent.core.events import (
+    Adopted,
+    CameUp,
+    Event,
+    Exited,
+    Goal,
+    Hold,
+    Instruction,
+    Kill,
+    PutToSleep,
+    Release,
+    Retiring,
+    Say,
+    Sick,
+    Slept,
+    Start,
+    Stop,
+    Streams,
+    WakeUp,
+    Want,
+    Woke,
+)
 from wire.records import ModelState
-
-
-class Goal(enum.StrEnum):
-    """What the replica should be."""
-
-    READY = "ready"
-    SLEEPING = "sleeping"
-    ON_DISK = "on_disk"
 
 
 class Phase(enum.StrEnum):
@@ -54,111 +68,6 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     """After this long in STOPPING the engine is killed, and killed again."""
     news_s: float = 0.5
     """Time for DRAINING to reach the routers: an engine that is quiet before then may still be sent something."""
-
-
-class Event(msgspec.Struct, frozen=True):
-    pass
-
-
-class Tick(Event, frozen=True):
-    """Time has passed; sent at `Lifecycle.due` at the latest."""
-
-
-class Want(Event, frozen=True):
-    goal: Goal
-    level: int = 1
-    limit_s: float = 0.0
-    """How long running streams may go on when the goal takes the engine away."""
-
-
-class Hold(Event, frozen=True):
-    """Drain: take nothing new until `Release`."""
-
-    limit_s: float
-    stop: bool = False
-
-
-class Release(Event, frozen=True):
-    pass
-
-
-class Adopted(Event, frozen=True):
-    """An engine of a former agent is alive and wanted; whether it answers is not known yet."""
-
-    generation: int
-
-
-class Retiring(Event, frozen=True):
-    """An engine of a former agent is on its way out."""
-
-    generation: int
-
-
-class CameUp(Event, frozen=True):
-    generation: int
-    asleep: bool = False
-
-
-class Exited(Event, frozen=True):
-    """The engine and all its processes are gone, or could not be started."""
-
-    generation: int
-    reason: str
-
-
-class Sick(Event, frozen=True):
-    """Alive, but of no use: frozen, or its core died."""
-
-    generation: int
-    reason: str
-
-
-class Streams(Event, frozen=True):
-    """A scrape that began at `began` found so many requests running or waiting."""
-
-    generation: int
-    count: int
-    began: float
-
-
-class Slept(Event, frozen=True):
-    generation: int
-    error: str = ""
-
-
-class Woke(Event, frozen=True):
-    generation: int
-    error: str = ""
-
-
-class Instruction(msgspec.Struct, frozen=True):
-    pass
-
-
-class Start(Instruction, frozen=True):
-    generation: int
-
-
-class Stop(Instruction, frozen=True):
-    generation: int
-
-
-class Kill(Instruction, frozen=True):
-    generation: int
-
-
-class PutToSleep(Instruction, frozen=True):
-    generation: int
-    level: int
-
-
-class WakeUp(Instruction, frozen=True):
-    generation: int
-
-
-class Say(Instruction, frozen=True):
-    text: str
-    serious: bool = False
 
 
 ALIVE = frozenset({Phase.STARTING, Phase.UP, Phase.FALLING_ASLEEP, Phase.ASLEEP, Phase.WAKING, Phase.STOPPING})

@@ -92,6 +92,8 @@ class StateDir:
                         f"another node agent runs with state_dir {self.path}; stop it or give this one another"
                     ) from None
                 time.sleep(0.02)
+            except OSError as error:
+                raise SettingsError(f"state_dir {self.path} is on a file system without locks: {error}") from error
 
     def release(self) -> None:
         if self._lock >= 0:

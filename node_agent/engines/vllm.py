@@ -61,6 +61,7 @@ def _flags(model: ModelConfig, host: str, port: int) -> list[str]:
     flags = ["--served-model-name", model.name, "--host", host, "--port", str(port)]
     flags += ["--shutdown-timeout", str(int(model.drain_s)), "--enable-request-id-headers"]
     flags += ["--enable-server-load-tracking", "--enable-prompt-tokens-details"]
+    flags += ["--disable-access-log-for-endpoints", "/health,/metrics,/load"]
     flags += CPU_ARGS if model.cpu else ()
     for value, flag in (
         (model.max_model_len, "--max-model-len"),
@@ -70,6 +71,7 @@ def _flags(model: ModelConfig, host: str, port: int) -> list[str]:
         flags += [flag, str(value)] if value else []
     if model.task is Task.EMBED:
         return [*flags, "--runner", "pooling"]
+    flags += ["--enable-scale-out"]
     # No GPU memory can be freed by the CPU build, and it refuses the flag; its state machine works without.
     flags += ["--enable-sleep-mode"] if model.sleep and not model.cpu else []
     if model.adapters:

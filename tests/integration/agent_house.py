@@ -163,6 +163,7 @@ class AgentHouse:
             if alive(pid):
                 os.kill(pid, signal.SIGKILL)
         await self.client.close()
+        assert "Traceback" not in self.log(), self.log()
 
 
 @contextlib.asynccontextmanager

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from node_agent.core.lifecycle import (
+from node_agent.core.events import (
     CameUp,
     Event,
     Exited,
@@ -13,8 +13,6 @@ from node_agent.core.lifecycle import (
     Hold,
     Instruction,
     Kill,
-    Lifecycle,
-    Limits,
     PutToSleep,
     Release,
     Sick,
@@ -27,6 +25,7 @@ from node_agent.core.lifecycle import (
     Want,
     Woke,
 )
+from node_agent.core.lifecycle import Lifecycle, Limits
 from wire.records import ModelState
 
 LIMITS = Limits(crash_limit=4, crash_window_s=60, start_limit_s=20, stop_limit_s=10)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from node_agent.core.lifecycle import (
+from node_agent.core.events import (
     Adopted,
     CameUp,
     Event,
@@ -13,9 +13,6 @@ from node_agent.core.lifecycle import (
     Hold,
     Instruction,
     Kill,
-    Lifecycle,
-    Limits,
-    Phase,
     PutToSleep,
     Release,
     Retiring,
@@ -30,6 +27,7 @@ from node_agent.core.lifecycle import (
     Want,
     Woke,
 )
+from node_agent.core.lifecycle import Lifecycle, Limits, Phase
 from wire.records import ModelState
 
 LIMITS = Limits(backoff_base_s=1, backoff_cap_s=8, crash_limit=4, crash_window_s=100, start_limit_s=60, news_s=1)
