@@ -23,6 +23,7 @@ class Logprobs(msgspec.Struct, gc=False):
     """A chat's."""
     tokens: list[str] | None = None
     """A completion's."""
+    text_offset: list[int] | None = None
 
 
 class Function(msgspec.Struct, gc=False):

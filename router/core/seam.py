@@ -62,7 +62,7 @@ class Seam:
         self._tools = set(choice.tool_ids)
         self._finish = choice.finish
         self.finished = bool(choice.finish)
-        self.offset = start.chars
+        self.offset = start.offset
         """Added to the offsets in a completion's logprobs."""
         self.compares_ids = bool(choice.ids) or not choice.texts
         """False when the client's part came from an engine that names no ids: the rest then goes without."""

@@ -23,6 +23,9 @@ from router.core.seam import Diverged, Seam
 from router.core.transcript import Choice, Transcript
 from router.core.usage import Source, Usage, charged, read, render
 
+PROMPT_CHARS_PER_TOKEN = 32
+"""A first text longer than this per token, with all that was delivered in it, is the prompt and no answer."""
+
 
 class Splice:
     """One leg behind a break. The transcript must hold all that was delivered, and goes on folding what comes out."""
@@ -40,6 +43,7 @@ class Splice:
             if index in choices:
                 choices[index].cut_back()
         self._seams = {i: Seam(choice, choice.mark if self._by_ids else None) for i, choice in choices.items()}
+        self._texts = {index: choice.main.decode() for index, choice in choices.items()}
         self._prompt_known = transcript.prompt_tokens > 0
         self._prompt_tokens = transcript.prompt_tokens
         self._delivered = transcript.tokens
@@ -100,6 +104,7 @@ class Splice:
             if index >= len(self._plan.choices):
                 raise Diverged(f"the new leg has a choice {index} that nobody asked for")
             index = self._plan.choices[index]
+            self._guard(index, said)
             said = _as_chat(said | {"index": index}) if self._rebuilds else said | {"index": index}
         seam = self._seams.get(index)
         if seam is None:
@@ -111,6 +116,15 @@ class Splice:
             return None
         self._delivered += len(new.get("token_ids") or ())
         return new
+
+    def _guard(self, index: int, said: dict[str, Any]) -> None:
+        """vLLM begins with the whole prompt's text when the prompt ends within a character. We never ask it so, as
+        marks lie between characters; but a hidden system prompt must not depend on that alone."""
+        text, delivered = said.get("text") or "", self._texts.pop(index, "")
+        if delivered and delivered in text and len(text) > PROMPT_CHARS_PER_TOKEN * len(said.get("token_ids") or "1"):
+            raise Diverged("the new leg repeats its prompt")
+        if not text and delivered:
+            self._texts[index] = delivered
 
     def _without_choices(self, said: dict[str, Any]) -> bytes:
         if not self._by_ids or said.get("usage") is None:

@@ -35,24 +35,24 @@ class Mark(msgspec.Struct, frozen=True):
     ids: int = 0
     text: int = 0
     """Bytes of the main channel."""
-    chars: int = 0
     entries: int = 0
     """Logprob entries."""
+    offset: int = 0
+    """Where the next token's `text_offset` would be. vLLM adds up the tokens' own texts, not what it sent of them."""
 
 
 class Choice:
     """One answer as far as it came."""
 
-    __slots__ = ("channels", "chars", "entries", "finish", "ids", "mark", "prompt_ids", "role", "texts", "tool_ids")
+    __slots__ = ("channels", "entries", "finish", "ids", "mark", "offset", "prompt_ids", "role", "texts", "tool_ids")
 
     def __init__(self) -> None:
         self.ids = array("I")
         self.prompt_ids: array[int] | None = None
         self.channels: dict[str, bytearray] = {}
-        self.chars = 0
-        """Characters of the main channel: offsets in logprobs count these."""
         self.entries = 0
         """Logprob entries."""
+        self.offset = 0
         self.texts = 0
         """Events that carried text."""
         self.tool_ids: dict[int, str] = {}
@@ -74,12 +74,10 @@ class Choice:
 
     def say(self, channel: str, text: str) -> None:
         self.channels.setdefault(channel, bytearray()).extend(text.encode())
-        if channel in MAIN:
-            self.chars += len(text)
 
     def stand(self) -> None:
         """Mark that here no text is held back."""
-        self.mark = Mark(len(self.ids), len(self.main), self.chars, self.entries)
+        self.mark = Mark(len(self.ids), len(self.main), self.entries, self.offset)
 
     def cut_back(self) -> None:
         """Forget the ids whose text was held back, and that nobody has seen."""
@@ -208,6 +206,8 @@ class Transcript:
         choice.ids.extend(said.token_ids or ())
         if said.logprobs is not None:
             choice.entries += len(said.logprobs.content or said.logprobs.tokens or ())
+            if said.logprobs.text_offset and said.logprobs.tokens:
+                choice.offset = said.logprobs.text_offset[-1] + len(said.logprobs.tokens[-1])
         if spoken:
             choice.texts += 1
             if len(said.token_ids or ()) == 1:
