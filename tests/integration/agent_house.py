@@ -28,9 +28,11 @@ ROOT = Path(__file__).resolve().parents[2]
 SAFETY_S = 30.0
 
 
-async def eventually(what: Callable[[], Any | Awaitable[Any]], *, but: Callable[[], str] = lambda: "") -> Any:
+async def eventually(
+    what: Callable[[], Any | Awaitable[Any]], *, but: Callable[[], str] = lambda: "", limit_s: float = SAFETY_S
+) -> Any:
     """The first true value; fails after a time that only something broken needs."""
-    give_up_at = time.monotonic() + SAFETY_S
+    give_up_at = time.monotonic() + limit_s
     while True:
         value = what()
         if asyncio.iscoroutine(value):
@@ -137,7 +139,9 @@ class AgentHouse:
             return []
         return [decode(kind, entry.value) for entry in entries]
 
-    async def ready(self, *, generation: int = 0, state: str = "ready", name: str = "n1.sim.0") -> Replica:
+    async def ready(
+        self, *, generation: int = 0, state: str = "ready", name: str = "n1.sim.0", limit_s: float = SAFETY_S
+    ) -> Replica:
         """The record of the replica, once it is so (and of that generation, if any)."""
 
         async def look() -> Replica | None:
@@ -145,7 +149,7 @@ class AgentHouse:
             well = found is not None and found.state == state and generation in (0, found.generation)
             return found if well else None
 
-        found: Replica = await eventually(look, but=self.log)
+        found: Replica = await eventually(look, but=self.log, limit_s=limit_s)
         self.engine(name)
         return found
 
