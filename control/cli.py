@@ -157,6 +157,8 @@ def _explained(name: str, error: Exception) -> int:
             print(f"switchyard {name}: {cause}", file=sys.stderr)
         case RegistryError():
             print(f"switchyard {name}: the registry did not do as asked: {cause}", file=sys.stderr)
+        case OSError() if cause.filename:
+            print(f"switchyard {name}: {cause.filename}: {cause.strerror}; see who owns it.", file=sys.stderr)
         case _:
             print(
                 f"switchyard {name}: this is a defect of ours: {type(cause).__name__}: {cause}. "

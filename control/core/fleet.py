@@ -7,18 +7,16 @@ An unreadable record is kept apart with its reason: it must not hide the readabl
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import TypeVar
 
 import msgspec
 
-from control.core import durations
 from wire.records import (
     ModelPolicy,
     ModelState,
     Node,
     Record,
-    Region,
     Replica,
     Router,
     UnreadableRecord,
@@ -177,14 +175,6 @@ def find_replica(fleet: Fleet, name: str) -> tuple[Replica, Node] | None:
 
 def find_node(fleet: Fleet, name: str) -> Node | None:
     return next((node for node in fleet.of(Node) if node.node == name), None)
-
-
-def regions(fleet: Fleet) -> Iterator[str]:
-    yield from (r.region for r in fleet.of(Region))
-
-
-def age(row: NodeRow) -> str:
-    return durations.show(row.age_s)
 
 
 def _on(fleet: Fleet, node: Node) -> list[Replica]:

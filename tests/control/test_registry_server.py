@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import grpc.aio
 import pytest
 
 from control.errors import Failed
@@ -74,6 +75,17 @@ async def test_a_registry_that_never_answers_is_told_with_its_address() -> None:
     (port,) = free_ports(1)
     with pytest.raises(Failed, match=f"127.0.0.1:{port} did not answer within 0.3 s"):
         await wait_ready(f"127.0.0.1:{port}", 0.3)
+
+
+async def test_another_server_in_its_place_is_told_as_such() -> None:
+    server = grpc.aio.server()
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    try:
+        with pytest.raises(Failed, match=f"what answers at 127.0.0.1:{port} is not a registry"):
+            await wait_ready(f"127.0.0.1:{port}", 10.0)
+    finally:
+        await server.stop(0)
 
 
 def test_a_command_can_be_shown_to_a_person(tmp_path: Path) -> None:

@@ -127,6 +127,7 @@ MISTAKES = [
     (("chat", "--base-url", "http://127.0.0.1:1/v1", "--model", "m", "hello"), 1, "no router answers"),
     (("usage",), 1, "there is no usage journal"),
     (("up", "--nodes", "0"), 2, "nodes"),
+    (("up", "--data-dir", "/dev/null/here"), 1, "/dev/null/here"),
     (("up", "--etcd-binary", "/no/such/etcd", "--port", "0"), 1, "/no/such/etcd"),
 ]
 

@@ -19,3 +19,7 @@ def test_colour_is_added_after_the_padding_so_that_columns_stay_aligned() -> Non
 
 def test_a_table_without_rows_still_shows_its_headings() -> None:
     assert "NODE  AGE" == tables.render(("node", "age"), [])
+
+
+def test_fractions_have_two_places_and_thousands_are_parted() -> None:
+    assert ["1,000", "0.50"] == tables.render(("count", "share"), [(1000, 0.5)]).split("\n")[1].split()
