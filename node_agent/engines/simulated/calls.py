@@ -136,7 +136,7 @@ class Call:
 
     def _open(self) -> None:
         self.opened = True
-        self.usage.cached = sum({id(c.prompt_ids): c.sequence.cached_tokens for c in self.choices}.values())
+        self.usage.cached = self.choices[0].sequence.cached_tokens
         if self.shape.streamed:
             opening = b"".join(map(self.shape.opening, self.choices))
             if opening:

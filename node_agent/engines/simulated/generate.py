@@ -22,6 +22,7 @@ from node_agent.engines.simulated.requests import (
     ChatBody,
     CompletionBody,
     EmbeddingBody,
+    OutOfVocabulary,
     Refused,
     bad_request,
     error_body,
@@ -50,7 +51,7 @@ class Generating:
         body = read(ChatBody, request.body)
         model = self._model(body.model)
         if not body.messages:
-            raise bad_request("messages must not be empty", "messages")
+            raise bad_request("Cannot apply chat template to an empty conversation. Provide at least one message.")
         if body.continue_final_message and body.add_generation_prompt:
             raise bad_request(
                 "continue_final_message and add_generation_prompt are not compatible. Set one of them to false."
@@ -71,7 +72,16 @@ class Generating:
             return
         body = read(CompletionBody, request.body)
         model = self._model(body.model)
-        prompts = body.prompts()
+        try:
+            prompts = body.prompts()
+        except OutOfVocabulary as refusal:
+            if not body.stream:
+                raise
+            self.replica.stats.refused += 1
+            connection.begin_stream()
+            connection.send(b"data: " + refusal.body + b"\n\n" + wire.DONE)
+            connection.end_stream()
+            return
         head, usage = self._head("cmpl-", request, body, model, body.logprobs)
         n = body.n or 1
         echo = {i: decode(prompts[i // n]) for i in range(n * len(prompts))} if body.echo else {}
@@ -158,6 +168,7 @@ class Generating:
             logprobs=logprobs,
             usage=body.usage,
             running_usage=body.running_usage,
+            block=self.replica.config.profile.block_tokens,
         )
         return head, wire.Usage()
 
@@ -177,7 +188,7 @@ class Generating:
                 connection.end_stream()
             case Kind.CONTEXT_LENGTH:
                 limit = replica.config.profile.max_model_len
-                raise too_long(limit + 1, limit)
+                raise too_long(limit + 1, limit, exact=False)
             case _:
                 headers = {} if fault.retry_after_s is None else {"retry_after": str(fault.retry_after_s)}
                 connection.respond(fault.status, _error_of(fault.status), **headers)
@@ -192,7 +203,7 @@ class Generating:
         limit = self.replica.config.profile.max_model_len
         for ids in prompts:
             if len(ids) > limit:
-                raise too_long(len(ids), limit)
+                raise too_long(len(ids), limit, exact=True)
         tokens = sum(map(len, prompts))
         self.replica.stats.accepted += 1
         self.replica.stats.active += 1

@@ -35,10 +35,13 @@ def unknown_model(name: str, known: list[str]) -> Refused:
     return Refused(404, message, "NotFoundError", "model")
 
 
-def too_long(tokens: int, limit: int) -> Refused:
+def too_long(tokens: int, limit: int, *, exact: bool) -> Refused:
+    """A text is only read as far as the first token too many; ids are counted."""
+    count, qualifier = (tokens, "") if exact else (limit + 1, "at least ")
     return bad_request(
-        f"This model's maximum context length is {limit} tokens. However, your prompt contains {tokens} input tokens, "
-        "which exceeds this limit even without any output tokens. Please reduce the length of the input prompt.",
+        f"This model's maximum context length is {limit} tokens. However, your prompt contains {qualifier}{count} "
+        "input tokens, which exceeds this limit even without any output tokens. Please reduce the length of the "
+        f"input prompt. (parameter=input_tokens, value={count})",
         "input_tokens",
     )
 
@@ -182,7 +185,9 @@ def read(kind: type[B], body: bytes) -> B:
     try:
         decoded: B = _decoders[kind].decode(body)
     except msgspec.ValidationError as error:
-        raise bad_request(str(error)) from error
+        what, _, where = str(error).partition(" - at `$")
+        param = "body" + where.rstrip("`")
+        raise Refused(400, f"1 validation error:\n  {param}: {what}", "Bad Request", param) from error
     except msgspec.DecodeError as error:
         raise bad_request(f"JSON decode error: {error}") from error
     return decoded
@@ -192,7 +197,8 @@ def sampling(body: ChatBody | CompletionBody, prompt_tokens: int, max_model_len:
     """Raises Refused. What does not fit behind the prompt is cut from max_tokens."""
     room = max_model_len - prompt_tokens
     if room < 1:
-        raise too_long(prompt_tokens, max_model_len)
+        exact = isinstance(body, CompletionBody) and not isinstance(body.prompt, str)
+        raise too_long(prompt_tokens, max_model_len, exact=exact)
     asked = body.limit()
     if asked is not None and asked < 1:
         raise bad_request(f"max_tokens must be at least 1, got {asked}.", "max_tokens")
@@ -203,6 +209,8 @@ def sampling(body: ChatBody | CompletionBody, prompt_tokens: int, max_model_len:
         )
     if body.n is not None and not 1 <= body.n <= 128:
         raise bad_request(f"n must be at least 1, got {body.n}.", "n")
+    if (body.n or 1) > 1 and body.greedy:
+        raise bad_request(f"n must be 1 when using greedy sampling, got {body.n}.")
     if body.temperature is not None and body.temperature < 0:
         raise bad_request(f"temperature must be non-negative, got {body.temperature}.", "temperature")
     stop = (body.stop,) if isinstance(body.stop, str) else tuple(body.stop or ())
@@ -216,9 +224,14 @@ def sampling(body: ChatBody | CompletionBody, prompt_tokens: int, max_model_len:
     )
 
 
+class OutOfVocabulary(Refused):
+    """vLLM finds this out late: a stream has its 200 already, and the error is its first event."""
+
+
 def _checked(ids: list[int]) -> list[int]:
     if ids and (max(ids) >= VOCAB_SIZE or min(ids) < 0):
-        raise bad_request(f"Token id {max(ids)} is out of vocabulary")
+        wrong = next(i for i in ids if not 0 <= i < VOCAB_SIZE)
+        raise OutOfVocabulary(400, f"Token id {wrong} is out of vocabulary", "BadRequestError")
     if not ids:
         raise bad_request("The decoder prompt cannot be empty", "prompt")
     return ids

@@ -26,35 +26,48 @@ class ToolView(msgspec.Struct, kw_only=True):
     name: str
     before: int
     arguments: int
-    finish: str = "tool_calls"
-    """How vLLM names a whole call: `stop` when the client named the function."""
+    named: bool = False
+    """The client named the function; vLLM then says `stop` where a call of the model's choice says `tool_calls`."""
+    forced: bool = False
+    """A call was demanded."""
     shown: int = 0
     """Characters of the text that were seen."""
-    named: bool = False
+    told: bool = False
+    """The name was shown."""
+    carried: str = ""
 
-    def see(self, text: str) -> tuple[bool, str]:
-        """Whether the name shows with this text, and the arguments in it."""
+    @property
+    def finish(self) -> str:
+        return "stop" if self.named else "tool_calls"
+
+    def see(self, text: str, *, last: bool) -> tuple[bool, str]:
+        """Whether the name shows with this text, and the arguments in it: those that come with the name wait for the
+        next text, if there is one."""
         start, self.shown = self.shown, self.shown + len(text)
         low, high = max(start, self.before), min(self.shown, self.before + self.arguments)
-        arguments = text[low - start : high - start] if high > low else ""
-        names = not self.named and self.shown >= self.before
-        self.named = self.named or names
-        return names, arguments
+        arguments = self.carried + (text[low - start : high - start] if high > low else "")
+        names = not self.told and self.shown >= self.before
+        self.told = self.told or names
+        self.carried = arguments if names and not last else ""
+        return names, "" if self.carried else arguments
 
 
 def scripted(body: ChatBody | CompletionBody, number: int) -> tuple[list[int], ToolView | None]:
     """Token ids that the answer must consist of, empty when it is free; and the tool call in it."""
     if isinstance(body, ChatBody) and (function := _called(body, number)):
         arguments = _json(make(function.parameters or {"type": "object"}, number))
-        before = f'<tool_call>\n{{"name": {_json(function.name)}, "arguments": '
+        named = isinstance(body.tool_choice, dict)
+        # With a named function the grammar leaves nothing to say but the arguments.
+        before = "" if named else f'<tool_call>\n{{"name": {_json(function.name)}, "arguments": '
         view = ToolView(
             id=f"chatcmpl-tool-{number:016x}",
             name=function.name,
             before=len(before),
             arguments=len(arguments),
-            finish="stop" if isinstance(body.tool_choice, dict) else "tool_calls",
+            named=named,
+            forced=named or body.tool_choice == "required",
         )
-        return encode(f"{before}{arguments}}}\n</tool_call>"), view
+        return encode(arguments if named else f"{before}{arguments}}}\n</tool_call>"), view
     form = body.response_format or {}
     if form.get("type") == "json_object":
         return encode(_json({"answer": " ".join(_pick(number, i) for i in range(5)), "count": number % 100})), None

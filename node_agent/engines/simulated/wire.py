@@ -34,6 +34,8 @@ class Head(msgspec.Struct, frozen=True, kw_only=True):
     usage: bool = False
     running_usage: bool = False
     cached_details: bool = True
+    block: int = 16
+    """Tokens of a KV block: only whole ones are kept for others."""
 
     def opening(self, object_: str) -> bytes:
         return b'data: {"id":%b,"object":"%b","created":%d,"model":%b,"choices":[' % (
@@ -138,17 +140,21 @@ class ChatEvents:
         )
 
     def event(self, index: int, delta: Delta) -> bytes:
+        """Empty for a token whose text is held back, when nobody asked for more than text: so does vLLM's parser."""
         if self._plain and delta.finish is None:
+            if not delta.text:
+                return b""
             start = self._starts[index] if index < len(self._starts) else self._start(index)
             return b'%b%b},"logprobs":null,"finish_reason":null,"token_ids":null}]}\n\n' % (start, json(delta.text))
-        return self._rich(index, b'{"content":%b}' % json(delta.text), delta)
+        return self._rich(index, b'{"content":%b}' % json(delta.text) if delta.text else b"{}", delta)
 
     def tool_event(self, index: int, delta: Delta, view: ToolView) -> bytes:
         """Empty when the parser holds everything back and nobody asked for ids."""
-        names, arguments = view.see(delta.text)
+        names, arguments = view.see(delta.text, last=delta.finish is not None)
         if names:
-            named = {"name": view.name} | ({"arguments": arguments} if arguments else {})
-            call: dict[str, Any] = {"id": view.id, "type": "function", "index": 0, "function": named}
+            call: dict[str, Any] = {"id": view.id, "type": "function", "index": 0, "function": {"name": view.name}}
+            if arguments:
+                call["function"]["arguments"] = arguments
         elif arguments:
             call = {"index": 0, "function": {"arguments": arguments}}
         elif delta.finish is None and not self.head.ids and self.head.logprobs is None:
@@ -156,7 +162,7 @@ class ChatEvents:
             return b""
         else:
             return self._rich(index, b"{}", delta)
-        return self._rich(index, json({"tool_calls": [call]}), delta)
+        return self._rich(index, json({"content": None, "tool_calls": [call]}), delta)
 
     def _start(self, index: int) -> bytes:
         for i in range(len(self._starts), index + 1):
@@ -188,7 +194,7 @@ class ChatEvents:
         u = self.usage
         details = ""
         if self.head.cached_details:
-            made = u.prompt - u.cached
+            made = max(0, u.prompt // self.head.block * self.head.block - u.cached)
             details = f',"prompt_tokens_details":{{"cached_tokens":{u.cached},"created_cache_tokens":{made}}}'
         return b'%b],"usage":{"prompt_tokens":%d,"total_tokens":%d,"completion_tokens":%d%b}%b}\n\n' % (
             self._opening,
@@ -270,7 +276,7 @@ class CompletionEvents:
 def chat_body(
     head: Head, usage: Usage, choices: list[dict[str, Any]], prompt_ids: list[int], text: str | None
 ) -> bytes:
-    created = usage.prompt - usage.cached
+    created = max(0, usage.prompt // head.block * head.block - usage.cached)
     return json(
         {
             "id": head.id,
@@ -302,8 +308,8 @@ def chat_choice(head: Head, index: int, delta: Delta, view: ToolView | None, ech
         "function_call": None,
     }
     if view is not None:
-        arguments = view.see(delta.text)[1]
-        message["content"] = None
+        arguments = view.see(delta.text, last=True)[1]
+        message["content"] = "" if view.forced else None
         message["tool_calls"] = [
             {"id": view.id, "type": "function", "function": {"name": view.name, "arguments": arguments}}
         ]

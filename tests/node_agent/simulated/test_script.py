@@ -106,7 +106,8 @@ def test_the_parser_shows_the_name_once_and_the_arguments_whole_however_the_text
     ids, tool = scripted(body(tools=[WEATHER]), 5)
     assert tool is not None
     text = decode(ids)
-    seen = [tool.see(text[i : i + chunk]) for i in range(0, len(text), chunk)]
+    cuts = range(0, len(text), chunk)
+    seen = [tool.see(text[i : i + chunk], last=i == cuts[-1]) for i in cuts]
     assert 1 == sum(names for names, _ in seen)
     arguments = msgspec.json.decode("".join(a for _, a in seen))
     assert {"city", "days"} == set(arguments)

@@ -62,8 +62,10 @@ async def test_usage_comes_last_and_only_when_asked_for():
 async def test_running_usage_counts_every_token():
     async with engine() as e:
         options = {"include_usage": True, "continuous_usage_stats": True}
-        events = await e.events(CHAT, chat(max_tokens=4, stream_options=options))
+        events = await e.events(CHAT, chat(max_tokens=4, ignore_eos=True, stream_options=options))
         assert [0, 1, 2, 3, 4, 4] == [event["usage"]["completion_tokens"] for event in events[:-1]]
+        plain = await e.events(TEXT, completion(max_tokens=4, ignore_eos=True, stream_options=options))
+        assert [1, 2, 3, 4, 4] == [event["usage"]["completion_tokens"] for event in plain[:-1]]
 
 
 async def test_a_repeated_prompt_is_found_in_the_prefix_cache():
@@ -97,6 +99,19 @@ async def test_several_choices_and_several_prompts_are_numbered_through():
         for event in events[:-1]:
             texts[event["choices"][0]["index"]] += event["choices"][0]["text"]
         assert [c["text"] for c in whole["choices"]] == list(texts.values())
+
+
+async def test_several_choices_of_a_chat_are_streamed_side_by_side():
+    async with engine() as e:
+        body = chat(n=3, temperature=1, seed=1, max_tokens=10, ignore_eos=True)
+        events = await e.events(CHAT, body)
+        whole = (await e.post(CHAT, body)).json()["choices"]
+        texts = dict.fromkeys(range(3), "")
+        for event in events[:-1]:
+            choice = event["choices"][0]
+            texts[choice["index"]] += choice["delta"].get("content", "")
+        assert [c["message"]["content"] for c in whole] == list(texts.values())
+        assert 3 == len(set(texts.values()))
 
 
 async def test_echo_repeats_the_prompt_but_not_together_with_ids():
@@ -155,7 +170,7 @@ async def test_a_response_format_is_kept():
     ("path", "body", "status", "param"),
     [
         (CHAT, chat(model="nope"), 404, "model"),
-        (CHAT, chat(messages=[]), 400, "messages"),
+        (CHAT, chat(messages=[]), 400, None),
         (CHAT, chat("x" * 5000), 400, "input_tokens"),
         (TEXT, completion([1, 2, 999_999_999]), 400, None),
         (TEXT, completion([]), 400, "prompt"),
@@ -164,7 +179,9 @@ async def test_a_response_format_is_kept():
         (TEXT, completion(n=0), 400, "n"),
         (TEXT, completion(temperature=-1), 400, "temperature"),
         (TEXT, completion([1, "a"]), 400, "prompt"),
-        (TEXT, {"prompt": 5}, 400, None),
+        (TEXT, {"prompt": 5}, 400, "body.prompt"),
+        (CHAT, {"messages": 5}, 400, "body.messages"),
+        (TEXT, completion(n=2), 400, None),
     ],
 )
 async def test_what_is_wrong_is_refused_in_vllms_shape(path, body, status, param):
