@@ -38,6 +38,8 @@ CHANNEL_OPTIONS: tuple[tuple[str, int], ...] = (
     ("grpc.max_reconnect_backoff_ms", 1000),
     ("grpc.max_receive_message_length", -1),
     ("grpc.use_local_subchannel_pool", 1),
+    # The registry is a neighbour; a proxy for the web must not get between.
+    ("grpc.enable_http_proxy", 0),
 )
 ATTEMPTS = 3
 """A call's time limit is enough for this many attempts that get no answer at all."""
@@ -131,12 +133,13 @@ class Calls:
         ends_at, pause_s = time.monotonic() + self._timeout_s, FIRST_PAUSE_S
         while True:
             endpoint, sent = self._endpoint(), False
-            limit_s = min(self._timeout_s / ATTEMPTS, max(0.0, ends_at - time.monotonic()))
             try:
                 if once:
-                    await endpoint.connected(limit_s)
-                metadata = await self._metadata(endpoint, limit_s)
+                    await endpoint.connected(self._limit_s(ends_at))
+                metadata = await self._metadata(endpoint, self._limit_s(ends_at))
                 sent = once
+                # There is no other attempt after the one of `once`, so it may take all the time that is left.
+                limit_s = max(0.0, ends_at - time.monotonic()) if once else self._limit_s(ends_at)
                 return await endpoint.unary(method)(request, timeout=limit_s, metadata=metadata)
             except BROKEN as error:
                 verdict = self._failed(endpoint, error)
@@ -186,6 +189,10 @@ class Calls:
         """Forget the token; the next call fetches a new one."""
         self._token = ""
 
+    def _limit_s(self, ends_at: float) -> float:
+        """Time for one attempt."""
+        return min(self._timeout_s / ATTEMPTS, max(0.0, ends_at - time.monotonic()))
+
     def _endpoint(self) -> Endpoint:
         if self._closing.is_set():
             raise RegistryUnavailable("the registry client is closed")
@@ -225,7 +232,8 @@ class Calls:
     async def _metadata(self, endpoint: Endpoint, limit_s: float) -> tuple[tuple[str, str], ...]:
         if not self._user:
             return ()
-        async with self._logging_in:
+        # The limit holds for the queue before the login too: many calls wait for the same one.
+        async with asyncio.timeout(limit_s), self._logging_in:
             if not self._token:
                 self._token = await self._log_in(endpoint, limit_s)
             return (("token", self._token),) if self._token else ()

@@ -20,7 +20,9 @@ class AttemptUsage(msgspec.Struct, kw_only=True, omit_defaults=True):
     started_s: float
     """Since the request arrived."""
     duration_s: float
-    delivered_tokens: int = 0
+    prompt_tokens: int = 0
+    output_tokens: int = 0
+    """Made by this engine for this attempt, dropped repetitions included; events where it reported no usage."""
 
 
 class UsageRecord(msgspec.Struct, kw_only=True):
@@ -44,7 +46,7 @@ class UsageRecord(msgspec.Struct, kw_only=True):
     cached_tokens: int
     output_tokens: int
     token_source: str
-    """engine, counted (from what was delivered), or none."""
+    """engine; counted, from the ids of what was delivered; estimated, without ids; or none: no engine was reached."""
     attempts: list[AttemptUsage]
 
 

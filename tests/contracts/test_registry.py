@@ -100,7 +100,7 @@ class ServedBackend(Backend):
 
 
 def client(endpoint: str) -> EtcdRegistry:
-    return connect(RegistrySettings(endpoints=(endpoint,), timeout_s=1.0))
+    return connect(RegistrySettings(endpoints=(endpoint,), timeout_s=2.0))
 
 
 @contextlib.asynccontextmanager

@@ -17,6 +17,8 @@ from wire.etcd_methods import AUTHENTICATE, LEASE_GRANT, PUT, RANGE, TXN, Method
 from wire.etcd_v3 import etcd_pb2 as pb
 from wire.registry import LeaseLost, RegistryError, RegistryUnavailable
 
+TIMEOUT_S = 3.0
+
 
 class Scripted:
     """A member that fails as told, each method's first answers in order, and then answers; it counts what it got."""
@@ -24,6 +26,8 @@ class Scripted:
     def __init__(self, **failures: list[tuple[grpc.StatusCode, str]]) -> None:
         self.asked: list[str] = []
         self.tokens: list[str] = []
+        self.silent = ""
+        """A method that is never answered."""
         self._failures = failures
 
     def handler(self, method: Method[Any, Any]) -> grpc.RpcMethodHandler[Any, Any]:
@@ -32,6 +36,8 @@ class Scripted:
         async def answer(_: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
             self.asked.append(name)
             self.tokens += [str(value) for key, value in context.invocation_metadata() or () if key == "token"]
+            if name == self.silent:
+                await asyncio.Event().wait()
             if self._failures.get(name):
                 await context.abort(*self._failures[name].pop(0))
             if method is AUTHENTICATE:
@@ -58,7 +64,7 @@ async def registry_on(*members: Scripted, user: str = "") -> AsyncIterator[EtcdR
         targets.append(f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}")
         await server.start()
         servers.append(server)
-    registry = EtcdRegistry(Calls(targets, user=user, password=lambda: "secret", timeout_s=3.0))
+    registry = EtcdRegistry(Calls(targets, user=user, password=lambda: "secret", timeout_s=TIMEOUT_S))
     try:
         yield registry
     finally:
@@ -118,6 +124,14 @@ async def test_an_etcd_without_users_takes_a_client_that_would_log_in() -> None:
     async with registry_on(member, user="router") as registry:
         await registry.get("a")
     assert [] == member.tokens
+
+
+async def test_calls_that_wait_for_one_login_keep_their_own_time_limits() -> None:
+    member = Scripted()
+    member.silent = "Authenticate"
+    async with registry_on(member, user="router") as registry, asyncio.timeout(4 * TIMEOUT_S):
+        endings = await asyncio.gather(*(registry.get("a") for _ in range(20)), return_exceptions=True)
+    assert [RegistryUnavailable] * 20 == [type(ending) for ending in endings]
 
 
 async def test_a_refusal_is_raised_at_once() -> None:
