@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 BLOCK_BYTES = 256
 EXACT_BLOCKS = 64
 DOUBLING_BLOCKS = 32
-WIDE = 48
-"""From so many bits on, numpy finds them faster than a loop."""
+FEW = 12
+"""With more bits than this numpy finds them faster than a loop."""
 
 
 def _edges(limit: int) -> tuple[int, ...]:
@@ -77,9 +77,10 @@ class PrefixIndex:
         self._free: list[int] = []
         self._retired: tuple[list[int], list[int]] = ([], [])
         """Bits retired in this turn of the dictionary, and in the one before: after the next no key has them."""
-        self._bits: dict[int, tuple[int, int]] = {}
-        """Young and old bit of each row."""
+        self._bits: NDArray[np.intp] = np.zeros((16, 2), np.intp)
+        """Young and old bit of each row; bit 0 is nobody's."""
         self._half: dict[int, int] = {}
+        """Bytes after which the young bit of a row becomes the old one."""
         self._new: dict[int, int] = {}
 
     def __len__(self) -> int:
@@ -93,19 +94,23 @@ class PrefixIndex:
     def add(self, row: int, *, capacity_bytes: int) -> None:
         """Start, or start again with nothing: a replica joined, restarted or dropped its cache."""
         self.remove(row)
+        while row >= len(self._bits):
+            self._bits = np.concatenate((self._bits, np.zeros_like(self._bits)))
         self._half[row] = max(BLOCK_BYTES, capacity_bytes // 2)
         self._new[row] = 0
         self._bits[row] = (self._take(row), self._take(row))
 
     def remove(self, row: int) -> None:
-        for bit in self._bits.pop(row, ()):
-            self._retire(bit)
+        if self._half.pop(row, None) is not None:
+            for bit in self._bits[row].tolist():
+                self._retire(bit)
+            self._bits[row] = 0
 
     def insert(self, row: int, keys: list[int]) -> None:
         """The replica was sent this prompt."""
-        if row not in self._bits or not keys:
+        if row not in self._half or not keys:
             return
-        bit, older = self._bits[row]
+        bit, older = self._bits[row].tolist()
         young, old, live = self._young, self._old, self._live
         mask, both = 1 << bit, 1 << bit | 1 << older
         fresh = 0
@@ -156,35 +161,37 @@ class PrefixIndex:
 
     def rows(self, bits: int, limit: int = 0) -> list[int]:
         """The replicas of a set, at most `limit` of them when one is given."""
-        bits &= self._live
-        found: set[int] = set()
-        while bits and not (limit and len(found) >= limit):
-            low = bits & -bits
-            found.add(int(self._rows[low.bit_length() - 1]))
-            bits ^= low
-        return list(found)
+        rows = np.unique(self._rows[_where(bits & self._live)])
+        found: list[int] = rows.tolist()
+        return found[:limit] if limit else found
 
     def spread(self, match: Match, out: NDArray[np.float64]) -> None:
         """Write the bytes matched into the rows that match; leaves the others as they are."""
         for size, bits in match:
-            if bits.bit_count() <= WIDE:
-                for row in self.rows(bits):
-                    out[row] = size
+            if bits.bit_count() <= FEW:
+                while bits:
+                    low = bits & -bits
+                    out[self._rows[low.bit_length() - 1]] = size
+                    bits ^= low
             else:
-                raw = np.frombuffer(bits.to_bytes((bits.bit_length() + 7) // 8, "little"), np.uint8)
-                out[self._rows[np.flatnonzero(np.unpackbits(raw, bitorder="little"))]] = size
+                out[self._rows[_where(bits)]] = size
 
-    def matched(self, match: Match, row: int) -> int:
-        """Bytes that one replica has."""
-        young, old = self._bits.get(row, (0, 0))
-        mine = (1 << young | 1 << old) if row in self._bits else 0
-        return max((size for size, bits in match if bits & mine), default=0)
+    def matched(self, match: Match, rows: NDArray[np.intp]) -> NDArray[np.float64]:
+        """Bytes that each of some rows has."""
+        found = np.zeros(len(rows))
+        bits = self._bits[rows]
+        byte, bit = bits >> 3, bits & 7
+        for size, mask in match:
+            raw = np.frombuffer(mask.to_bytes(len(self._rows) // 8, "little"), np.uint8)
+            has = (raw[byte] >> bit) & 1
+            found[(has[:, 0] | has[:, 1]) > 0] = size
+        return found
 
     def _take(self, row: int) -> int:
         if not self._free:
             size = len(self._rows)
             self._rows = np.concatenate((self._rows, np.zeros(max(64, size), np.intp)))
-            self._free = list(range(len(self._rows) - 1, size - 1, -1))
+            self._free = list(range(len(self._rows) - 1, max(size, 1) - 1, -1))
         bit = self._free.pop()
         self._rows[bit] = row
         self._live |= 1 << bit
@@ -193,3 +200,8 @@ class PrefixIndex:
     def _retire(self, bit: int) -> None:
         self._live &= ~(1 << bit)
         self._retired[0].append(bit)
+
+
+def _where(bits: int) -> NDArray[np.intp]:
+    raw = np.frombuffer(bits.to_bytes((bits.bit_length() + 7) // 8, "little"), np.uint8)
+    return np.flatnonzero(np.unpackbits(raw, bitorder="little"))

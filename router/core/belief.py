@@ -114,9 +114,12 @@ class Belief:
         return self._bases.get(model, model)
 
     def known(self, model: str) -> bool:
-        if model in self.fleet.models or model in self._bases:
-            return True
-        return any((model, embedding) in self.groups for embedding in (False, True))
+        return (
+            (model, False) in self.groups
+            or (model, True) in self.groups
+            or model in self.fleet.models
+            or model in self._bases
+        )
 
     def sent(self, name: str) -> dict[str, int]:
         node = self.nodes.get(name)

@@ -124,9 +124,9 @@ class CoreDispatcher:
             return []
         for state in group.present:
             group.refresh(state, now)
-        rows = list(range(len(group)))
+        rows = range(len(group))
         match = group.index.match(chain(shape.model, shape.prompt))
-        matched = np.array([float(group.index.matched(match, row)) for row in rows])
+        matched = group.index.matched(match, np.arange(len(group)))
         record = Record(
             at=now,
             model=shape.model,
@@ -191,11 +191,13 @@ class CoreDispatcher:
         output = 0.0
         if not shape.embedding:
             output = self._lengths.expected(shape.model, shape.tenant, limit=shape.max_tokens)
+        prompt_tokens = max(1.0, len(shape.prompt) * per_byte + shape.delivered_tokens)
         return Ask(
-            prompt_tokens=max(1.0, len(shape.prompt) * per_byte + shape.delivered_tokens),
+            prompt_tokens=prompt_tokens,
             output_tokens=output,
             per_byte=per_byte,
             limit_ms=max(1.0, 1000.0 * (shape.deadline - now)) if shape.deadline else 0.0,
+            small=group.small(prompt_tokens),
         )
 
     def _policy(self, model: str) -> Policy:

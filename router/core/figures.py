@@ -11,6 +11,7 @@ from math import inf
 from router.core.constants import Constants
 from router.core.outlier import Standing
 from router.core.replica import LOADABLE, ReplicaState
+from router.core.score import kv_barrier_ms, kv_slope_ms
 from wire.records import ModelState
 
 
@@ -52,37 +53,45 @@ def figures_of(replica: ReplicaState, *, routers: int, now: float, constants: Co
     prefill_ms = cost.prefill * prior.prefill_ms
     slowness = _slowness(replica, now, constants)
     ramp = _ramp(replica, now, constants)
-    capacity = replica.capacity_tokens()
+    speed = slowness * ramp
+    per_token = 1.0 / replica.capacity_tokens()
+    used = (context + backlog) * per_token
     network = node.rtt_ms.value + prior.overhead_ms
     load = _load_ms(replica, now, constants)
     health = _health_ms(replica, now, constants)
     able = not why_not(replica)
     pace = slowness * cost.decode * (step + prior.sequence_ms)
     pace += slowness * prefill_ms * backlog * room  # a prefill ahead of us runs between our tokens
+    step *= cost.step
+    base = network + load + health + speed * (0.5 * step + ahead + backlog * prefill_ms)
+    base += kv_barrier_ms(used, constants)
+    report = replica.load
     return [
-        network + load + health if able else inf,
-        network,
-        load,
-        health,
-        slowness * ramp,
-        ramp,
-        backlog,
-        ahead,
-        cost.step * step,
+        base if able else inf,
+        speed * step,
+        speed * prefill_ms,
+        speed * cost.prefill * prior.attention_ms,
         room,
-        prefill_ms,
-        cost.prefill * prior.attention_ms,
-        (context + backlog) / capacity,
-        1.0 / capacity,
+        backlog * room,
+        used,
+        per_token,
+        kv_slope_ms(used, per_token, constants),
         pace if able else inf,
         slowness * cost.decode * prior.context_ms,
         replica.hit.value,
-        replica.uncertainty.value,
         1.0 if able and replica.current is ModelState.READY else 0.0,
+        replica.uncertainty.value,
+        network,
+        load,
+        health,
+        speed,
+        ramp,
+        backlog,
+        ahead,
         float(len(ledger.entries)),
-        float(replica.load.waiting) if replica.load is not None else float(len(ledger.queue)),
-        float(replica.load.running) if replica.load is not None else float(len(ledger.entries) - len(ledger.queue)),
-        min(1.0, context / capacity),
+        float(report.waiting if report is not None else len(ledger.queue)),
+        float(report.running if report is not None else len(ledger.entries) - len(ledger.queue)),
+        min(1.0, context * per_token),
         replica.latency_ms,
     ]
 

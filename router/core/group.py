@@ -18,7 +18,19 @@ from router.core.constants import Constants
 from router.core.figures import barred, figures_of, why_not
 from router.core.learn import Mean
 from router.core.replica import ReplicaState
-from router.core.score import AHEAD, FIGURES, FIXED, PREFILL, QUEUE, RAMP, ROOM, SPEED, STEP, TOKEN, Array
+from router.core.score import (
+    BASE,
+    FIGURES,
+    KV_TOKEN,
+    RAMP,
+    SLOW_PREFILL,
+    SLOW_STEP,
+    SMALL_KV,
+    SPEED,
+    STEPS_AHEAD,
+    TOKEN,
+    Array,
+)
 from router.core.shortlist import Shortlist
 from wire.records import ModelState
 
@@ -26,8 +38,8 @@ KEEPS_CACHE = frozenset({ModelState.READY, ModelState.DRAINING})
 TYPICAL_TOKENS = 512.0
 """Prompt for which the shortlist is ordered."""
 EMPTY = np.zeros((FIGURES, 1))
-EMPTY[[FIXED, TOKEN]] = np.inf
-EMPTY[RAMP] = 1.0
+EMPTY[[BASE, TOKEN]] = np.inf
+EMPTY[[RAMP, SPEED]] = 1.0
 SMALL = 16
 """Up to so many replicas all overdue rows are refreshed in one decision."""
 
@@ -53,6 +65,8 @@ class Group:
         self._table = np.repeat(EMPTY, SMALL, axis=1)
         self.figures: list[Array] = []
         """Views of the table, one per figure, as long as there are rows."""
+        self._kv_token = 1e-9
+        """The largest share of anybody's KV memory that one token took."""
         self._ages: OrderedDict[int, float] = OrderedDict()
         """When each row was last refreshed, oldest first."""
         self._adapters: dict[str, Array] = {}
@@ -67,6 +81,9 @@ class Group:
     @property
     def large(self) -> bool:
         return len(self.replicas) > self.constants.scan_limit
+
+    def small(self, prompt_tokens: float) -> bool:
+        return prompt_tokens * self._kv_token <= SMALL_KV
 
     def join(self, replica: ReplicaState) -> None:
         if None in self.replicas:
@@ -104,6 +121,8 @@ class Group:
         row = replica.row
         figures = figures_of(replica, routers=self.routers, now=now, constants=self.constants)
         self._table[:, row] = figures
+        if figures[KV_TOKEN] > self._kv_token:
+            self._kv_token = figures[KV_TOKEN]
         _note(self.barred, row, barred(replica, now))
         _note(self.unable, row, why_not(replica))
         self._ages[row] = now
@@ -172,6 +191,4 @@ def _note(reasons: dict[int, str], row: int, why: str) -> None:
 
 
 def _typical_ms(figures: list[float]) -> float:
-    steps = 0.5 + (figures[QUEUE] + TYPICAL_TOKENS) * figures[ROOM]
-    engine = steps * figures[STEP] + figures[QUEUE] * figures[PREFILL] + figures[AHEAD]
-    return figures[FIXED] + figures[SPEED] * engine
+    return figures[BASE] + figures[SLOW_STEP] * figures[STEPS_AHEAD] + figures[SLOW_PREFILL] * TYPICAL_TOKENS

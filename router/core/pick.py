@@ -108,11 +108,11 @@ def contenders(
     figures = group.figures if rows is None else list(group.columns(rows))
     matched: Array | None = None
     if match:
-        matched = np.zeros(len(figures[0]))
         if rows is None:
+            matched = np.zeros(len(figures[0]))
             group.index.spread(match, matched)
         else:
-            matched[:] = [group.index.matched(match, row) for row in rows]
+            matched = group.index.matched(match, np.array(rows))
     extra: Array | None = None
     if adapter:
         extra = group.adapter_ms(adapter)

@@ -24,7 +24,20 @@ from router.core.constants import Constants
 Array = NDArray[np.float64]
 
 (
-    FIXED,  # network + load + health, infinite for a replica that cannot serve
+    BASE,  # all that the request itself does not change; infinite for a replica that cannot serve
+    SLOW_STEP,  # slowness x ramp x one step
+    SLOW_PREFILL,  # the same x b1
+    SLOW_ATTENTION,  # the same x b2
+    ROOM,  # 1 / prompt tokens that a step takes
+    STEPS_AHEAD,  # steps that the queue takes
+    KV_USED,
+    KV_TOKEN,  # share of the KV memory that one token takes
+    KV_SLOPE,  # how fast the barrier grows with a token at the present use
+    TOKEN,  # ms between tokens without our own context
+    CONTEXT,
+    HIT,
+    READY,  # 1 when it can be sent to now
+    UNCERTAINTY,
     NETWORK,
     LOAD,
     HEALTH,
@@ -32,35 +45,32 @@ Array = NDArray[np.float64]
     RAMP,
     QUEUE,  # uncached tokens ahead of us
     AHEAD,  # ms of prefill of other models on the same GPU
-    STEP,
-    ROOM,  # 1 / prompt tokens that a step takes
-    PREFILL,
-    ATTENTION,
-    KV_USED,
-    KV_TOKEN,  # share of the KV memory that one token takes
-    TOKEN,  # ms between tokens without our own context
-    CONTEXT,
-    HIT,
-    UNCERTAINTY,
-    READY,  # 1 when it can be sent to now
     IN_FLIGHT,
     WAITING,
     RUNNING,
     KV_SHARE,
     LATENCY,  # peak EWMA of ms to the first token, for the baselines
-) = range(24)
-FIGURES = 24
+) = range(26)
+FIGURES = 26
+
+SMALL_KV = 0.05
+"""Up to this share of the KV memory a prompt's effect on the barrier is taken as linear: half the work of the exact
+form, which is used for any longer prompt."""
 
 
 class Ask:
     """What the formula needs to know of a request."""
 
-    __slots__ = ("limit_ms", "output_tokens", "per_byte", "prompt_tokens")
+    __slots__ = ("limit_ms", "output_tokens", "per_byte", "prompt_tokens", "small")
 
-    def __init__(self, *, prompt_tokens: float, output_tokens: float, per_byte: float, limit_ms: float = 0.0) -> None:
+    def __init__(
+        self, *, prompt_tokens: float, output_tokens: float, per_byte: float, limit_ms: float = 0.0, small: bool = False
+    ) -> None:
         self.prompt_tokens, self.output_tokens, self.per_byte = prompt_tokens, output_tokens, per_byte
         self.limit_ms = limit_ms
         """First token wanted within; 0 when nobody said."""
+        self.small = small
+        """See SMALL_KV."""
 
 
 def uncached(figures: Sequence[Array], ask: Ask, matched_bytes: Array | None) -> Array | float:
@@ -76,73 +86,86 @@ def uncached(figures: Sequence[Array], ask: Ask, matched_bytes: Array | None) ->
 
 def ttft_ms(figures: Sequence[Array], ask: Ask, fresh: Array | float, constants: Constants) -> Array:
     """Expected milliseconds to the first token; infinite where the request cannot be served."""
-    work = figures[QUEUE] + fresh
-    time: Array = work * figures[ROOM]
+    time: Array = figures[ROOM] * fresh
+    time += figures[STEPS_AHEAD]
     np.ceil(time, out=time)
-    time += 0.5
-    time *= figures[STEP]
-    work *= figures[PREFILL]
-    time += work
-    time += figures[ATTENTION] * _pairs(ask, fresh)
-    time += figures[AHEAD]
-    time *= figures[SPEED]
-    time += figures[FIXED]
-    time += kv_barrier_ms(figures, ask, constants)
+    time *= figures[SLOW_STEP]
+    time += figures[BASE]
+    work: Array | float = fresh * -0.5
+    work += ask.prompt_tokens
+    per_token: Array = figures[SLOW_ATTENTION] * work
+    per_token += figures[SLOW_PREFILL]
+    per_token *= fresh
+    time += per_token
+    time += kv_growth_ms(figures, ask, constants)
     return time
 
 
-def kv_barrier_ms(figures: Sequence[Array], ask: Ask, constants: Constants) -> Array:
-    """Grows without bound as the KV memory fills: an engine out of it preempts, and everything there waits."""
-    use: Array = figures[KV_TOKEN] * ask.prompt_tokens
-    use += figures[KV_USED]
-    np.minimum(use, constants.kv_full, out=use)
-    np.subtract(1.0, use, out=use)
-    np.divide(constants.kv_barrier_ms, use, out=use)
-    use -= constants.kv_barrier_ms
-    return use
+def kv_barrier_ms(use: float, constants: Constants) -> float:
+    """Grows without bound as the KV memory fills: an engine out of it preempts, and everything there waits. The part
+    for the present use is in BASE."""
+    use = min(use, constants.kv_full)
+    return constants.kv_barrier_ms * use / (1.0 - use)
+
+
+def kv_slope_ms(use: float, per_token: float, constants: Constants) -> float:
+    if use >= constants.kv_full:
+        return 0.0
+    return constants.kv_barrier_ms * per_token / (1.0 - use) ** 2
+
+
+def kv_growth_ms(figures: Sequence[Array], ask: Ask, constants: Constants) -> Array:
+    """What our own prompt adds to the barrier."""
+    if ask.small:
+        growth: Array = figures[KV_SLOPE] * ask.prompt_tokens
+        return growth
+    full = constants.kv_full
+    before = np.minimum(figures[KV_USED], full)
+    after = np.minimum(figures[KV_USED] + figures[KV_TOKEN] * ask.prompt_tokens, full)
+    exact: Array = constants.kv_barrier_ms * (after / (1.0 - after) - before / (1.0 - before))
+    return exact
 
 
 def excess_ms(figures: Sequence[Array], ask: Ask, constants: Constants) -> Array | float:
-    """What a slower decode than the best costs over the expected answer. At least one replica must be able to serve."""
+    """What a slower decode than the best costs over the expected answer."""
     if ask.output_tokens <= 0.0:
         return 0.0
     pace: Array = figures[CONTEXT] * (ask.prompt_tokens + ask.output_tokens / 2.0)
     pace += figures[TOKEN]
-    pace -= pace.min()
+    best = pace[pace.argmin()]  # half the time of min(); all infinite when nobody can serve
+    if best < np.inf:
+        pace -= best
     pace *= constants.excess_tpot_weight * ask.output_tokens
     return pace
 
 
 def engine_parts_ms(figures: Sequence[Array], place: int, ask: Ask, fresh: float) -> tuple[float, float]:
     """Steps and prefill of one replica for slowness 1: what the learners compare an observation with."""
-    work = float(figures[QUEUE][place]) + fresh
-    steps = (0.5 + ceil(work * float(figures[ROOM][place]))) * float(figures[STEP][place])
-    attention = fresh * (ask.prompt_tokens - 0.5 * fresh) * float(figures[ATTENTION][place])
-    return steps, work * float(figures[PREFILL][place]) + attention + float(figures[AHEAD][place])
+    speed = float(figures[SPEED][place])
+    steps = 0.5 + ceil(float(figures[STEPS_AHEAD][place]) + fresh * float(figures[ROOM][place]))
+    attention = fresh * (ask.prompt_tokens - 0.5 * fresh) * float(figures[SLOW_ATTENTION][place])
+    prefill = (float(figures[QUEUE][place]) + fresh) * float(figures[SLOW_PREFILL][place]) + attention
+    return steps * float(figures[SLOW_STEP][place]) / speed, prefill / speed + float(figures[AHEAD][place])
 
 
 def terms(figures: Sequence[Array], ask: Ask, matched_bytes: Array | None, constants: Constants) -> dict[str, Array]:
-    """The score taken apart; the terms of a replica add up to its score."""
+    """The score taken apart; the terms of a replica that can serve add up to its score."""
     fresh = uncached(figures, ask, matched_bytes) + np.zeros_like(figures[QUEUE])
-    alone_steps = np.ceil(fresh * figures[ROOM])
-    steps = np.ceil((figures[QUEUE] + fresh) * figures[ROOM])
-    slow = figures[SPEED] / figures[RAMP]
-    queue = slow * (figures[QUEUE] * figures[PREFILL] + (steps - alone_steps) * figures[STEP] + figures[AHEAD])
-    prefill = slow * (fresh * figures[PREFILL] + figures[ATTENTION] * _pairs(ask, fresh))
-    step = slow * (0.5 + alone_steps) * figures[STEP]
+    ramp = figures[RAMP]
+    alone = np.ceil(fresh * figures[ROOM])
+    more = np.ceil(figures[STEPS_AHEAD] + fresh * figures[ROOM]) - alone
+    queue = figures[QUEUE] * figures[SLOW_PREFILL] + more * figures[SLOW_STEP] + figures[AHEAD] * figures[SPEED]
+    prefill = fresh * (figures[SLOW_PREFILL] + figures[SLOW_ATTENTION] * (ask.prompt_tokens - 0.5 * fresh))
+    step = (0.5 + alone) * figures[SLOW_STEP]
+    used = np.minimum(figures[KV_USED], constants.kv_full)
     return {
         "network": figures[NETWORK],
         "load": figures[LOAD],
-        "queue": queue,
-        "step": step,
-        "prefill": prefill,
-        "slow_start": (figures[RAMP] - 1.0) * (queue + prefill + step),
-        "kv": kv_barrier_ms(figures, ask, constants),
+        "queue": queue / ramp,
+        "step": step / ramp,
+        "prefill": prefill / ramp,
+        "slow_start": (1.0 - 1.0 / ramp) * (queue + prefill + step),
+        "kv": constants.kv_barrier_ms * used / (1.0 - used) + kv_growth_ms(figures, ask, constants),
         "health": figures[HEALTH],
-        "slower_decode": excess_ms(figures, ask, constants) + np.zeros_like(slow),
+        "slower_decode": excess_ms(figures, ask, constants) + np.zeros_like(ramp),
     }
-
-
-def _pairs(ask: Ask, fresh: Array | float) -> Array | float:
-    """Pairs of prompt and context tokens that attention reads."""
-    return fresh * (ask.prompt_tokens - 0.5 * fresh)

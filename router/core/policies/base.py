@@ -7,7 +7,6 @@ and not their business. Policies may throw dice (`rng`) and keep counters of the
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cached_property
 from typing import Protocol
 
 import numpy as np
@@ -24,6 +23,8 @@ class Rng(Protocol):
 
 class Contenders:
     """The replicas that a decision is made between, as figures, with what each has of the prompt."""
+
+    __slots__ = ("_fresh", "_ttft", "ask", "constants", "extra_ms", "figures", "matched_bytes", "out", "rows")
 
     def __init__(
         self,
@@ -45,37 +46,40 @@ class Contenders:
         self.out = out
         """Places that may not be chosen: tried already, or barred for their health."""
         self.constants = constants
+        self._fresh: Array | float | None = None
+        self._ttft: Array | None = None
 
     def row(self, place: int) -> int:
         return place if self.rows is None else self.rows[place]
 
-    @cached_property
+    @property
     def fresh(self) -> Array | float:
-        return uncached(self.figures, self.ask, self.matched_bytes)
+        if self._fresh is None:
+            self._fresh = uncached(self.figures, self.ask, self.matched_bytes)
+        return self._fresh
 
-    @cached_property
+    @property
     def ttft(self) -> Array:
-        time = ttft_ms(self.figures, self.ask, self.fresh, self.constants)
-        if self.extra_ms is not None:
-            time += self.extra_ms
-        for place in self.out:
-            time[place] = np.inf
-        return time
+        if self._ttft is None:
+            self._ttft = ttft_ms(self.figures, self.ask, self.fresh, self.constants)
+            if self.extra_ms is not None:
+                self._ttft += self.extra_ms
+            for place in self.out:
+                self._ttft[place] = np.inf
+        return self._ttft
 
-    @cached_property
+    @property
     def whole(self) -> Array:
-        """Expected time to the first token, and what a slower decode costs."""
-        if not np.isfinite(self.ttft.min()):
-            return self.ttft
+        """Expected time to the first token, and what a slower decode costs; the same where nobody can serve."""
         whole: Array = self.ttft + excess_ms(self.figures, self.ask, self.constants)
         return whole
 
-    @cached_property
+    @property
     def ready(self) -> Array:
         """0 where a request can be sent to now, infinite elsewhere: baselines know no other state."""
         return np.where((self.figures[READY] > 0.0) & np.isfinite(self.ttft), 0.0, np.inf)
 
-    @cached_property
+    @property
     def matched_tokens(self) -> Array:
         if self.matched_bytes is None:
             return np.zeros_like(self.figures[READY])
