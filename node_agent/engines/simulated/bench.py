@@ -1,20 +1,27 @@
-"""How cheap the simulated engine is: `python -m node_agent.engines.simulated.bench --streams 64 --profile instant`.
+"""How cheap the simulated engine is. Not a test: figures depend on the machine.
 
-Starts an engine in a process of its own, opens streams that read as fast as they can, and prints events per second
-and the engine's CPU time per event (user + system, from /proc). Linux only. Not a test: figures depend on the machine.
+`python -m node_agent.engines.simulated.bench --streams 64 --profile instant` starts an engine in a process of its own,
+opens streams that read as fast as they can, and prints events per second and the engine's CPU time per event (user +
+system, from /proc: Linux only). `--replicas 16 --requests 12000` instead drives that many batching models in virtual
+time, requests dealt out in turn, and prints how long that took.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import heapq
 import os
+import random
 import subprocess
 import sys
 import time
 from pathlib import Path
 
 import uvloop
+
+from node_agent.engines.simulated.batching import Batch, Sequence, Step
+from node_agent.engines.simulated.profiles import PROFILES, resized
 
 _BODY = (
     b'{"model":"sim-8b","messages":[{"role":"user","content":"Hello %d"}],"stream":true,"temperature":0,'
@@ -62,12 +69,70 @@ async def _run(port: int, streams: int, tokens: int) -> int:
     return sum(await asyncio.gather(*endings))
 
 
+class _Fleet:
+    """Batching models in one queue of events: a step lies in it with the end it had when it was put there."""
+
+    def __init__(self, replicas: int) -> None:
+        profile = resized(PROFILES["llama-3.1-8b-h100"], block_tokens=512)
+        self.batches = [Batch(profile) for _ in range(replicas)]
+        self.current: list[Step | None] = [None] * replicas
+        self.queue: list[tuple[float, int]] = []
+        self.steps = self.calls = self.finished = 0
+
+    def add(self, i: int, sequence: Sequence, now: float) -> None:
+        self.batches[i].add(sequence, now)
+        if (step := self.current[i]) is None:
+            self._next(i, now)
+        else:
+            # The arrival may have cut a stretch short; the later entry is stale then.
+            heapq.heappush(self.queue, (step.ends_at, i))
+
+    def run_to(self, now: float) -> None:
+        while self.queue and self.queue[0][0] <= now:
+            at, i = heapq.heappop(self.queue)
+            step = self.current[i]
+            if step is not None and step.ends_at == at:
+                self.steps += step.steps
+                self.finished += len(step.finished)
+                self._next(i, at)
+
+    def _next(self, i: int, now: float) -> None:
+        self.current[i] = step = self.batches[i].step(now, limit=10_000)
+        self.calls += 1
+        if step is not None:
+            heapq.heappush(self.queue, (step.ends_at, i))
+
+
+def _simulate(replicas: int, requests: int) -> str:
+    """Prompts of some 4,000 tokens, half of each shared with a session; answers of some 200; two a second a replica."""
+    rng, fleet, now = random.Random(1), _Fleet(replicas), 0.0
+    began = time.monotonic()
+    for n in range(requests):
+        now += rng.expovariate(2.0 * replicas)
+        fleet.run_to(now)
+        prompt, session = int(rng.expovariate(1 / 4000)) + 1, rng.randrange(200)
+        blocks = [(session if at < prompt / 1024 else requests + n) * 1_000_000 + at for at in range(prompt // 512)]
+        answer = int(rng.expovariate(1 / 200)) + 1
+        fleet.add(n % replicas, Sequence(id=str(n), prompt_tokens=prompt, max_tokens=answer, blocks=blocks), now)
+    fleet.run_to(float("inf"))
+    wall = time.monotonic() - began
+    return (
+        f"{replicas} replicas, {fleet.finished} requests, {fleet.steps} engine steps in {fleet.calls} calls: "
+        f"{wall:.1f} s for {now:.0f} s of virtual time\n"
+    )
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
     parser.add_argument("--streams", type=int, default=64)
     parser.add_argument("--tokens", type=int, default=2000, help="per stream")
     parser.add_argument("--profile", default="instant")
+    parser.add_argument("--replicas", type=int, default=0, help="in virtual time, without a server")
+    parser.add_argument("--requests", type=int, default=12_000)
     args = parser.parse_args()
+    if args.replicas:
+        sys.stdout.write(_simulate(args.replicas, args.requests))
+        return 0
     command = [sys.executable, "-m", "node_agent.engines.simulated", "--port", "0", "--profile", args.profile]
     engine = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     try:

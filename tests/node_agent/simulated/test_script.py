@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from node_agent.engines.simulated.requests import ChatBody
@@ -29,6 +29,7 @@ def body(**more: object) -> ChatBody:
     return msgspec.convert(asked, ChatBody)
 
 
+@settings(deadline=None)
 @given(st.integers(0, 2**60))
 def test_values_keep_to_the_schema(number):
     schema = {
@@ -65,6 +66,7 @@ def test_values_keep_to_the_schema(number):
     assert made == make(schema, number)
 
 
+@settings(deadline=None)
 @given(st.integers(0, 2**60))
 def test_a_recursive_schema_ends(number):
     schema = {

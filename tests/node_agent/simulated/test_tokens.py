@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from node_agent.engines.simulated.answer import Answer, Delta, Sampling
@@ -46,6 +46,7 @@ def text_of(deltas: list[Delta]) -> str:
     return "".join(d.text for d in deltas)
 
 
+@settings(deadline=None)
 @given(st.text())
 def test_every_text_has_ids_and_comes_back(text):
     ids = encode(text)
@@ -53,6 +54,7 @@ def test_every_text_has_ids_and_comes_back(text):
     assert all(0 <= i < VOCAB_SIZE for i in ids)
 
 
+@settings(deadline=None)
 @given(st.binary(min_size=1, max_size=4).filter(lambda b: len(b) < 4 or max(b) < 128))
 def test_a_piece_of_any_bytes_has_an_id_of_its_own(data):
     assert data == piece(piece_id(data))
@@ -87,6 +89,7 @@ def test_the_hash_of_a_prefix_is_a_hash_of_all_before_it():
     assert state != prefix_hashes(list(range(40)), 8, 16)[0]
 
 
+@settings(deadline=None)
 @given(cut=st.integers(1, 150), prompt=st.text(min_size=1, max_size=40))
 def test_a_greedy_answer_goes_on_from_ids_exactly_and_ends_where_it_would_have(cut, prompt):
     ids = encode(prompt)
