@@ -31,6 +31,7 @@ from router.pipeline import Pipeline
 from router.settings import RouterSettings
 from router.sweep import Sweep
 from router.upstream.pool import EnginePool
+from router.upstream.spell import Speller
 from wire.connect import connect
 from wire.records import Router
 from wire.registry import Registry
@@ -69,14 +70,17 @@ class RouterApp:
         self.tracer = _tracer(settings, self.router_id)
         self.shutdown = Shutdown(notice_s=settings.drain_notice_s, limit_s=settings.drain_limit_s)
         self.attempts = Attempts(self.pool, self.dispatcher, settings, rng=rng)
+        self.speller = Speller()
         failover = Failover(
             dispatcher=self.dispatcher,
             attempts=self.attempts,
+            speller=self.speller,
             view=self._view,
             news=self.news,
             waker=self.waker,
             budget=RetryBudget(ratio=settings.retry_ratio, floor_per_s=settings.retry_floor_per_s),
             settings=settings,
+            rng=rng,
         )
         self.pipeline = Pipeline(
             view=self._view,
@@ -144,6 +148,7 @@ class RouterApp:
         self.journal.close()
         if self.tracer is not None:
             await asyncio.to_thread(self.tracer.close)
+        await self.speller.close()
         await self.channels.close()
         await self.registry.close()
         log.info("router %s has left", self.router_id)
@@ -154,6 +159,8 @@ class RouterApp:
     def _on_view(self, view: View) -> None:
         self.dispatcher.apply(view.fleet, asyncio.get_running_loop().time())
         self.loads.follow(view.fleet.nodes)
+        if moving := {r.replica for r in view.fleet.replicas.values() if r.moving}:
+            self.attempts.move(moving)
         self.news.tell()
 
     def _not_ready(self) -> str:

@@ -7,17 +7,20 @@ given back or closed, and the attempt says what happened.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable, Collection
 from pathlib import Path
 from random import Random
 
 import msgspec
 
-from router.call import Attempt, Call, Usage
+from router.call import Attempt, Call
 from router.core.errors import Code
-from router.core.events import Cut
 from router.core.model import Decision, Dispatcher, Ending, Flight
+from router.core.usage import Usage
+from router.core.usage import read as read_usage
 from router.downstream.stream import ClientStream
 from router.relay import Limits, Relay
+from router.resume import FirstLeg, SplicedLeg, WholeLeg
 from router.settings import RouterSettings
 from router.tracecontext import format_traceparent
 from router.upstream.pool import ConnectFailed, EnginePool
@@ -29,6 +32,8 @@ _ENDINGS = {
     Code.ENGINE_ABORTED: Ending.CANCELLED,
     Code.TOTAL_TIMEOUT: Ending.CANCELLED,
     Code.DRAINING: Ending.CANCELLED,
+    Code.MOVED: Ending.CANCELLED,
+    Code.DIVERGED: Ending.CANCELLED,
     Code.ENGINE_REJECTED: Ending.REJECTED,
     Code.ENGINE_BUSY: Ending.REFUSED,
 }
@@ -43,25 +48,16 @@ class Job(msgspec.Struct, kw_only=True):
     kind: str
     path: str
     body: bytes
-    editor: Cut
+    editor: FirstLeg | SplicedLeg | WholeLeg
     choices: int
-
-
-class _Details(msgspec.Struct):
-    cached_tokens: int | None = None
-
-
-class _EngineUsage(msgspec.Struct):
-    prompt_tokens: int = 0
-    completion_tokens: int | None = None
-    prompt_tokens_details: _Details | None = None
+    movable: Callable[[], bool] = lambda: False
+    """Whether the stream could go on elsewhere now."""
 
 
 class _WholeAnswer(msgspec.Struct):
-    usage: _EngineUsage | None = None
+    usage: msgspec.Raw = msgspec.Raw()
 
 
-_decode_usage = msgspec.json.Decoder(_EngineUsage).decode
 _decode_answer = msgspec.json.Decoder(_WholeAnswer).decode
 
 
@@ -75,7 +71,7 @@ class Attempts:
         key_file = settings.engine_api_key_file
         key = Path(key_file).read_bytes().strip() if key_file else b""
         self._authorization = b"authorization: Bearer %b\r\n" % key if key else b""
-        self.active: set[Relay] = set()
+        self.active: dict[Relay, Job] = {}
         """What the sweep looks at."""
 
     async def run(self, call: Call, client: ClientStream, job: Job) -> Relay:
@@ -92,7 +88,7 @@ class Attempts:
         call.attempts.append(attempt)
         flight = self._dispatcher.begin(job.decision, call.shape, started)
         relay = self._relay(call, client, job, attempt, flight)
-        self.active.add(relay)
+        self.active[relay] = job
         try:
             await self._exchange(relay, job, self._head(call, job, attempt))
         except ConnectFailed as error:
@@ -101,14 +97,20 @@ class Attempts:
             relay.stop(Code.CLIENT_GONE)
             raise
         finally:
-            self.active.discard(relay)
-            self._settle(call, relay, flight)
+            del self.active[relay]
+            self._settle(relay, job, flight)
         return relay
 
     def end_all(self) -> None:
         """The router leaves and the limit is over: every answer still under way ends now."""
         for relay in list(self.active):
             relay.stop(Code.DRAINING, "this router is shutting down")
+
+    def move(self, replicas: Collection[str]) -> None:
+        """Streams of these replicas go on elsewhere, as far as they can be continued."""
+        for relay, job in list(self.active.items()):
+            if job.replica.replica in replicas and relay.attempt.first_token and job.movable():
+                relay.stop(Code.MOVED, "the replica is being drained")
 
     def _relay(self, call: Call, client: ClientStream, job: Job, attempt: Attempt, flight: Flight) -> Relay:
         def start() -> None:
@@ -168,40 +170,27 @@ class Attempts:
         lines.append(b"\r\n")
         return b"".join(lines)
 
-    def _settle(self, call: Call, relay: Relay, flight: Flight) -> None:
+    def _settle(self, relay: Relay, job: Job, flight: Flight) -> None:
         attempt = relay.attempt
-        used = usage_of(relay)
-        attempt.delivered_tokens = used.output_tokens
-        attempt.uncounted = used.source != "engine"
-        ending = _ENDINGS.get(attempt.code, Ending.FAILED)
+        attempt.events = relay.events
+        attempt.usage = used = job.editor.cost() or usage_of(relay)
         flight.end(
-            ending,
+            _ENDINGS.get(attempt.code, Ending.FAILED),
             attempt.ended,
-            prompt_tokens=used.prompt_tokens,
-            cached_tokens=used.cached_tokens if used.source == "engine" else -1,
-            output_tokens=used.output_tokens,
+            prompt_tokens=used.prompt_tokens if used else 0,
+            cached_tokens=used.cached_tokens if used else -1,
+            output_tokens=used.output_tokens if used else relay.events,
         )
-        call.usage = used
 
 
-def usage_of(relay: Relay) -> Usage:
-    """As the engine reported it, else as delivered: an event of a stream is about a token (see core/events.py)."""
+def usage_of(relay: Relay) -> Usage | None:
+    """As the engine reported it."""
+    if relay.usage:
+        return read_usage(relay.usage)
     try:
-        if relay.usage:
-            engine: _EngineUsage | None = _decode_usage(relay.usage)
-        else:
-            engine = _decode_answer(relay.answer).usage if relay.answer else None
+        return read_usage(bytes(_decode_answer(relay.answer).usage)) if relay.answer else None
     except msgspec.DecodeError:
-        engine = None
-    if engine is None:
-        return Usage(output_tokens=relay.events, source="counted" if relay.events else "none")
-    details = engine.prompt_tokens_details
-    return Usage(
-        prompt_tokens=engine.prompt_tokens,
-        cached_tokens=(details.cached_tokens or 0) if details else 0,
-        output_tokens=engine.completion_tokens or 0,
-        source="engine",
-    )
+        return None
 
 
 def stream_headers(call: Call) -> list[tuple[bytes, bytes]]:

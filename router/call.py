@@ -10,17 +10,8 @@ import msgspec
 from router.core.asked import Asked
 from router.core.errors import Code
 from router.core.model import Decision, Shape
+from router.core.usage import Usage
 from wire.records import Replica
-
-
-class Usage(msgspec.Struct, frozen=True):
-    """Tokens the tenant is charged for: prompt once, each delivered token once."""
-
-    prompt_tokens: int = 0
-    cached_tokens: int = 0
-    output_tokens: int = 0
-    source: str = "none"
-    """engine; counted, from what was delivered; or none, when no engine was reached."""
 
 
 class Attempt(msgspec.Struct, kw_only=True):
@@ -37,9 +28,10 @@ class Attempt(msgspec.Struct, kw_only=True):
     code: Code = Code.OK
     status: int = 0
     detail: str = ""
-    delivered_tokens: int = 0
-    uncounted: bool = False
-    """The engine reported no usage; `delivered_tokens` was counted from events."""
+    usage: Usage | None = None
+    """What this attempt cost its engine, as far as known; None when it reported nothing."""
+    events: int = 0
+    """Data events that came."""
 
 
 class Call(msgspec.Struct, kw_only=True):
@@ -74,4 +66,5 @@ class Call(msgspec.Struct, kw_only=True):
     """Until the walk has said otherwise."""
     status: int = 0
     message: str = ""
-    usage: Usage = Usage()
+    usage: Usage | None = None
+    """None when no engine was reached."""

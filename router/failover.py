@@ -1,31 +1,44 @@
 """Serves an admitted request: place it on a replica, relay, and go elsewhere while that can help.
 
 Before the client has a byte, a failed attempt is repeated on another replica, under the retry budget. After that the
-stream is ended honestly, with one error event and no `[DONE]`: a truncated answer must never look complete.
+stream is continued from what the client has (resume.py); what cannot be continued ends honestly, with one error event
+and no `[DONE]`: a truncated answer must never look complete.
 """
 
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable
+from random import Random
 
 from router.answer import Answer, broken_answer
 from router.attempt import Attempts, Job
 from router.call import Call
-from router.core.asked import cut_for, prepare
+from router.core.asked import Asked
+from router.core.continuation import Plan, Way
 from router.core.errors import Code, Refused, row
 from router.core.model import Decision, Dispatcher, Verdict
+from router.core.obstacles import obstacle
 from router.core.retry import RetryBudget
 from router.downstream.stream import ClientStream
 from router.fleet.news import News
 from router.fleet.view import View
 from router.fleet.wake import Waker
 from router.relay import Relay
+from router.resume import Story, WholeLeg
 from router.settings import RouterSettings
-from wire.records import ModelPolicy
+from router.upstream.spell import Speller
+from wire.records import ModelPolicy, Replica
+
+log = logging.getLogger(__name__)
 
 HOLD_STEP_S = 1.0
 """A held request looks again at least this often, though news usually wakes it sooner."""
+AGAIN_STEP_S = 0.25
+"""A broken stream that no other replica can take asks again this often: its own may be back."""
+DIVERGED_LIMIT = 2
+"""Continuations that contradict what the client has; engines that disagree twice will not agree a third time."""
 
 
 class Failover:
@@ -34,19 +47,23 @@ class Failover:
         *,
         dispatcher: Dispatcher,
         attempts: Attempts,
+        speller: Speller,
         view: Callable[[], View],
         news: News,
         waker: Waker,
         budget: RetryBudget,
         settings: RouterSettings,
+        rng: Random,
     ) -> None:
         self._dispatcher = dispatcher
         self._attempts = attempts
+        self._speller = speller
         self._view = view
         self._news = news
         self._waker = waker
         self._budget = budget
         self._settings = settings
+        self._rng = rng
         self._clock = asyncio.get_running_loop().time
 
     async def serve(self, call: Call, client: ClientStream) -> Answer:
@@ -59,23 +76,61 @@ class Failover:
                 decision = await self._place(call, tried)
             except Refused as refused:
                 raise failed or refused from None  # why the tried ones failed says more than that none is left
-            relay = await self._attempts.run(call, client, self._job(call, decision, retry=bool(tried)))
-            code = relay.attempt.code
-            if code is Code.OK or code is Code.ENGINE_REJECTED:
-                return self._answer(relay)
-            if client.started:
-                return broken_answer(code, relay.attempt.detail)
+            job, story = self._first_job(call, decision, retry=bool(tried))
+            try:
+                relay = await self._attempts.run(call, client, job)
+                if client.started and relay.attempt.code is not Code.OK and story is not None:
+                    return await self._continue(call, client, story, relay)
+            finally:
+                self._charge(call, story)
+            if relay.attempt.code in (Code.OK, Code.ENGINE_REJECTED):
+                return _whole(relay) if story is None or relay.answer else _ended(story, relay.tail)
             failed = refusal_of(relay)
             tried.add(decision.replica)
-            if not row(code).retry or len(tried) >= self._settings.attempts_limit:
-                raise failed
-            if not self._budget.withdraw(self._clock()):
+            if not self._may_retry(relay.attempt.code, len(tried)):
                 raise failed
 
-    async def _place(self, call: Call, tried: set[str]) -> Decision:
-        """A replica to send to, now. Waits, as long as allowed, for one that is loading or can be woken."""
+    async def _continue(self, call: Call, client: ClientStream, story: Story, broken: Relay) -> Answer:
+        """Go on with a stream that broke, on any replica that can, until it ends or nothing helps."""
+        assert call.shape is not None
+        tried = {broken.attempt.replica.replica}
+        diverged = 0
+        until = self._clock() + self._settings.resume_limit_s
+        while True:
+            attempt = broken.attempt
+            if not row(attempt.code).retry or self._clock() > until or diverged >= DIVERGED_LIMIT:
+                return broken_answer(attempt.code, attempt.detail)
+            await self._spell(story, tried)
+            plan = story.plan(ids_supported=True)
+            if plan.way is Way.FINISH:
+                return _ended(story, broken.tail)
+            if plan.way is Way.REFUSE:
+                return broken_answer(attempt.code, f"{attempt.detail}; it cannot be continued {plan.reason}")
+            call.shape.delivered_tokens = delivered = story.transcript.tokens
+            try:
+                decision = await self._place(call, tried, until=until)
+            except Refused:
+                return broken_answer(attempt.code, f"{attempt.detail}; no replica could go on with it")
+            log.info("request %s goes on by %s on %s: %s", call.request_id, plan.way, decision.replica, attempt.detail)
+            broken = await self._attempts.run(call, client, self._next_job(call, decision, plan, story))
+            if broken.attempt.code is Code.OK:
+                if story.fold().finished:
+                    return _ended(story, broken.tail)
+                continue  # choices with other limits wait for a leg of their own
+            if broken.attempt.code is Code.ENGINE_REJECTED:
+                return broken_answer(Code.ENGINE_BROKE, f"the continuation was rejected: {broken.attempt.detail}")
+            diverged += broken.attempt.code is Code.DIVERGED
+            if story.fold().tokens > delivered:
+                tried, until = set(), self._clock() + self._settings.resume_limit_s
+            tried.add(decision.replica)
+
+    async def _place(self, call: Call, tried: set[str], *, until: float = 0.0) -> Decision:
+        """A replica to send to, now. Waits, as long as allowed, for one that is loading or can be woken.
+
+        With `until` a stream is to go on: it also waits for a replica to come back, be it the one that broke."""
         assert call.shape is not None
         started = self._clock()
+        limit = until or started + self._settings.hold_limit_s
         while True:
             now = self._clock()
             decision = self._dispatcher.pick(call.shape, exclude=tried, now=now)
@@ -83,43 +138,101 @@ class Failover:
                 case Verdict.SEND:
                     call.held_s += now - started
                     return decision
-                case Verdict.UNKNOWN_MODEL | Verdict.NONE:
-                    raise self._nobody(decision)
                 case Verdict.WAKE:
                     self._waker.wake(decision.replica)
                 case Verdict.HOLD:
                     pass
-            left_s = self._settings.hold_limit_s - (now - started)
-            if left_s <= 0:
-                raise self._nobody(decision)
-            await self._news.wait(min(HOLD_STEP_S, left_s))
+                case Verdict.UNKNOWN_MODEL | Verdict.NONE:
+                    if not until:
+                        raise nobody(decision)
+                    tried.clear()
+            if now >= limit:
+                raise nobody(decision)
+            await self._news.wait(min(AGAIN_STEP_S if until else HOLD_STEP_S, limit - now))
 
-    def _nobody(self, decision: Decision) -> Refused:
-        reason = decision.reason or "No replica of this model can serve it now."
-        return Refused(Code.NO_REPLICA, reason, retry_after_s=max(1.0, decision.retry_after_s))
+    def _may_retry(self, code: Code, tried: int) -> bool:
+        return row(code).retry and tried < self._settings.attempts_limit and self._budget.withdraw(self._clock())
 
-    def _job(self, call: Call, decision: Decision, *, retry: bool) -> Job:
+    def _first_job(self, call: Call, decision: Decision, *, retry: bool) -> tuple[Job, Story | None]:
         asked = call.asked
         assert asked is not None
-        fleet = self._view().fleet
-        replica = fleet.replicas.get(decision.replica)
-        if replica is None:
-            raise Refused(Code.NO_REPLICA, "The replica left while it was chosen.", retry_after_s=1.0)
-        return Job(
+        replica = self._replica(decision)
+        story = None
+        if asked.streams:
+            story = Story(asked, token_ids=replica.token_ids, seed=self._seed(asked))
+        job = Job(
             decision=decision,
             replica=replica,
-            policy=fleet.models.get(call.model) or ModelPolicy(model=call.model),
+            policy=self._policy(call),
             kind="retry" if retry else "first",
             path=call.path,
-            body=prepare(asked, token_ids=False),
-            editor=cut_for(asked, token_ids=False),
+            body=story.sent if story else asked.body,
+            editor=story.first_leg() if story else WholeLeg(),
             choices=asked.choices,
+            movable=lambda: story is not None and _can_go_on(story),
+        )
+        return job, story
+
+    def _next_job(self, call: Call, decision: Decision, plan: Plan, story: Story) -> Job:
+        return Job(
+            decision=decision,
+            replica=self._replica(decision),
+            policy=self._policy(call),
+            kind="resume",
+            path=plan.endpoint,
+            body=plan.body,
+            editor=story.next_leg(plan),
+            choices=len(plan.choices),
+            movable=lambda: _can_go_on(story),
         )
 
-    def _answer(self, relay: Relay) -> Answer:
-        if relay.answer or not relay.tail:
-            return Answer(status=relay.attempt.status, data=relay.answer, code=relay.attempt.code)
-        return Answer(status=200, data=relay.tail, code=Code.OK)
+    def _seed(self, asked: Asked) -> int | None:
+        """A seed of ours, where only a replay could continue the stream and chance would forbid it."""
+        if asked.greedy or asked.seed is not None or not asked.resumable or not obstacle(asked):
+            return None
+        return self._rng.getrandbits(31)
+
+    async def _spell(self, story: Story, tried: set[str]) -> None:
+        """Some ids' text may be held back in the engine that broke; another engine can tell (see continuation.py)."""
+        if not (open_ids := story.unsettled()):
+            return
+        model = story.asked.params.model or ""
+        replicas = [r for r in self._view().fleet.replicas.values() if r.model == model and r.replica not in tried]
+        story.settle(await self._speller.spell(replicas, model, open_ids))
+
+    def _charge(self, call: Call, story: Story | None) -> None:
+        """The prompt and each delivered token once, over all attempts; also of a request whose client left."""
+        if not call.attempts:
+            return
+        last = call.attempts[-1]
+        if len(call.attempts) == 1 and last.usage is not None:
+            call.usage = last.usage
+        elif story is not None and call.first_token:
+            call.usage = story.charged(prompt_estimate=last.decision.prompt_tokens)
+        else:
+            call.usage = last.usage
+
+    def _replica(self, decision: Decision) -> Replica:
+        replica = self._view().fleet.replicas.get(decision.replica)
+        if replica is None:
+            raise Refused(Code.NO_REPLICA, "The replica left while it was chosen.", retry_after_s=1.0)
+        return replica
+
+    def _policy(self, call: Call) -> ModelPolicy:
+        return self._view().fleet.models.get(call.model) or ModelPolicy(model=call.model)
+
+
+def _can_go_on(story: Story) -> bool:
+    return story.plan(ids_supported=True).way in (Way.IDS, Way.REPLAY)
+
+
+def _ended(story: Story, tail: bytes) -> Answer:
+    return Answer(status=200, data=story.close(tail), code=Code.OK)
+
+
+def _whole(relay: Relay) -> Answer:
+    """A body that passes as it is: the answer, or the engine's word on what is wrong with the request."""
+    return Answer(status=relay.attempt.status, data=relay.answer, code=relay.attempt.code, message=relay.attempt.detail)
 
 
 def refusal_of(relay: Relay) -> Refused:
@@ -130,3 +243,8 @@ def refusal_of(relay: Relay) -> Refused:
         f"No replica could answer: {attempt.detail or attempt.code}.",
         retry_after_s=relay.retry_after_s or (1.0 if row(attempt.code).status == 503 else 0.0),
     )
+
+
+def nobody(decision: Decision) -> Refused:
+    reason = decision.reason or "No replica of this model can serve it now."
+    return Refused(Code.NO_REPLICA, reason, retry_after_s=max(1.0, decision.retry_after_s))

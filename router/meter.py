@@ -34,10 +34,10 @@ class Meter:
             held_s=round(call.held_s, 6),
             code=call.code,
             status=call.status,
-            prompt_tokens=call.usage.prompt_tokens,
-            cached_tokens=call.usage.cached_tokens,
-            output_tokens=call.usage.output_tokens,
-            token_source=call.usage.source,
+            prompt_tokens=call.usage.prompt_tokens if call.usage else 0,
+            cached_tokens=max(0, call.usage.cached_tokens) if call.usage else 0,
+            output_tokens=call.usage.output_tokens if call.usage else 0,
+            token_source=call.usage.source if call.usage else "none",
             attempts=[_attempt(call, attempt) for attempt in call.attempts],
         )
 
@@ -51,5 +51,6 @@ def _attempt(call: Call, attempt: Attempt) -> AttemptUsage:
         code=attempt.code,
         started_s=round(attempt.started - call.arrived, 6),
         duration_s=round(attempt.ended - attempt.started, 6),
-        delivered_tokens=attempt.delivered_tokens,
+        prompt_tokens=attempt.usage.prompt_tokens if attempt.usage else 0,
+        output_tokens=attempt.usage.output_tokens if attempt.usage else attempt.events,
     )

@@ -55,9 +55,10 @@ class Instruments:
         self.requests[call.endpoint, model, call.code] += 1
         for attempt in call.attempts:
             self.attempts[attempt.kind, attempt.code] += 1
-        self.tokens[model, "input"] += call.usage.prompt_tokens
-        self.tokens[model, "cached"] += call.usage.cached_tokens
-        self.tokens[model, "output"] += call.usage.output_tokens
+        if call.usage is not None:
+            self.tokens[model, "input"] += call.usage.prompt_tokens
+            self.tokens[model, "cached"] += max(0, call.usage.cached_tokens)
+            self.tokens[model, "output"] += call.usage.output_tokens
         if call.first_token:
             self.ttft.setdefault(model, Histogram()).add(call.first_token - call.arrived)
         self.duration.setdefault(model, Histogram()).add(call.ended - call.arrived)

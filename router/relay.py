@@ -16,6 +16,7 @@ from router.call import Attempt
 from router.core import events
 from router.core.errors import Code
 from router.core.events import EventTooLarge, Seen, Splitter, Trouble
+from router.core.seam import Diverged
 from router.downstream.stream import ClientStream
 from router.upstream.connection import EngineConnection, Headers
 
@@ -30,11 +31,15 @@ _TROUBLE = {
 
 
 class Editor(Protocol):
-    """What the client gets of the engine's events: a cut on the first leg, a splice on a resumed one."""
+    """What the client gets of the engine's events: a cut on the first leg, a splice on a resumed one (resume.py)."""
 
-    def plain(self, block: bytes) -> bytes: ...
+    def plain(self, block: bytes) -> bytes:
+        """Of one plain event."""
+        ...
 
-    def any(self, block: bytes) -> bytes: ...
+    def any(self, block: bytes) -> bytes:
+        """Of any events without trouble. Raises Diverged when they contradict what the client has."""
+        ...
 
 
 class Limits(msgspec.Struct, frozen=True):
@@ -119,11 +124,17 @@ class Relay:
             return
         if not block or self.done.done():
             return
-        if events.is_plain(block):
-            self.events += 1
-            self._write(self._editor.plain(block))
-        else:
-            self._act(block)
+        try:
+            if events.is_plain(block):
+                if not self.events:
+                    self._begin()
+                self.events += 1
+                if out := self._editor.plain(block):
+                    self._client.write(out)
+            else:
+                self._act(block)
+        except Diverged as error:
+            self.stop(Code.DIVERGED, str(error))
 
     def end(self) -> None:
         if self._whole is not None:
@@ -165,6 +176,8 @@ class Relay:
     def _act(self, block: bytes) -> None:
         """A block that is not one plain event: several at once, the end, usage, a comment, or trouble."""
         seen: Seen = events.examine(block)
+        if seen.events and not self.events:
+            self._begin()
         self.events += seen.events
         self.choices_left -= seen.finished
         self.usage = seen.usage or self.usage
@@ -176,25 +189,20 @@ class Relay:
     def _deliver(self, out: bytes, seen: Seen) -> None:
         if seen.done or self.tail or _NO_CHOICES in seen.good:
             self.tail += out
-        elif seen.events or self.attempt.first_token:
-            self._write(out)
+        elif out and self.attempt.first_token:
+            self._client.write(out)
 
     def _judge_end(self, otherwise: str) -> None:
         """An answer is complete when every choice has ended. `[DONE]` alone proves nothing: a dying engine sends it
         too; and an engine that ended all choices and lost only its `[DONE]` has left nothing to continue."""
         if self._whole is None and self.choices_left <= 0:
-            if not self.tail.endswith(events.DONE):
-                self.tail += events.DONE
             self.stop(Code.OK)
         else:
             self.stop(Code.ENGINE_BROKE, otherwise)
 
-    def _write(self, out: bytes) -> None:
-        if not self.attempt.first_token:
-            self.attempt.first_token = self._clock()
-            self._on_start()
-        if out:
-            self._client.write(out)
+    def _begin(self) -> None:
+        self.attempt.first_token = self._clock()
+        self._on_start()
 
     def _collect(self, data: bytes) -> None:
         assert self._whole is not None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 
 from router.downstream.protocol import RouterProtocol
 from router.relay import Relay
@@ -14,7 +14,7 @@ SWEEP_INTERVAL_S = 0.25
 
 class Sweep:
     def __init__(
-        self, relays: set[Relay], pool: EnginePool, connections: Callable[[], Iterable[RouterProtocol]]
+        self, relays: Mapping[Relay, object], pool: EnginePool, connections: Callable[[], Iterable[RouterProtocol]]
     ) -> None:
         self._relays = relays
         self._pool = pool

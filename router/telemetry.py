@@ -138,11 +138,11 @@ def _call_attributes(call: Call) -> dict[str, AttributeValue]:
     }
     if call.asked is not None:
         attributes |= _asked_attributes(call)
-    if call.usage.source != "none":
+    if call.usage is not None:
         attributes["gen_ai.usage.input_tokens"] = call.usage.prompt_tokens
         attributes["gen_ai.usage.output_tokens"] = call.usage.output_tokens
-        attributes["gen_ai.usage.cache_read.input_tokens"] = call.usage.cached_tokens
-        attributes["switchyard.usage.source"] = call.usage.source
+        attributes["gen_ai.usage.cache_read.input_tokens"] = max(0, call.usage.cached_tokens)
+        attributes["switchyard.usage.source"] = call.usage.source.value
     if call.first_token:
         attributes["gen_ai.response.time_to_first_chunk"] = call.first_token - call.arrived
     return attributes
@@ -178,7 +178,7 @@ def _attempt_attributes(call: Call, attempt: Attempt) -> dict[str, AttributeValu
         "switchyard.generation": attempt.replica.generation,
         "switchyard.policy": attempt.decision.policy,
         "switchyard.expected_ttft_ms": attempt.decision.expected_ttft_ms,
-        "switchyard.delivered_tokens": attempt.delivered_tokens,
+        "switchyard.attempt.events": attempt.events,
     }
     if attempt.first_token:
         attributes["gen_ai.response.time_to_first_chunk"] = attempt.first_token - attempt.started

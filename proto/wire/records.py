@@ -88,6 +88,8 @@ class Replica(Record, frozen=True, kw_only=True):
     generation: int = 0
     """Grows with every start of the engine: caches, streams and learned speed of an older one are void."""
     task: Task = Task.GENERATE
+    moving: bool = False
+    """Drained at once: routers continue its running streams elsewhere instead of letting them end."""
     adapters: tuple[str, ...] = ()
     """Names of LoRA adapters this replica can serve."""
     device_class: str = "unknown"

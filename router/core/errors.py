@@ -42,6 +42,8 @@ class Code(enum.StrEnum):
     ENGINE_BROKE = "engine_broke"
     ENGINE_ABORTED = "engine_aborted"
     ENGINE_MALFORMED = "engine_malformed"
+    DIVERGED = "diverged"
+    MOVED = "moved"
     FIRST_TOKEN_TIMEOUT = "first_token_timeout"
     STALLED = "stalled"
     TOTAL_TIMEOUT = "total_timeout"
@@ -86,6 +88,10 @@ _TABLE: dict[Code, Row] = {
     # A drain, a sleep command or a restart ended the stream: no fault of the replica's speed or health.
     Code.ENGINE_ABORTED: Row(Cause.UPSTREAM, 502, "upstream_error", True, False),
     Code.ENGINE_MALFORMED: Row(Cause.UPSTREAM, 502, "upstream_error", True, True),
+    # A continuation contradicted what the client has: that is chance or another configuration, not ill health.
+    Code.DIVERGED: Row(Cause.UPSTREAM, 502, "upstream_error", True, False),
+    # The replica drains and the stream goes on elsewhere.
+    Code.MOVED: Row(Cause.US, 503, "upstream_error", True, False),
     Code.FIRST_TOKEN_TIMEOUT: Row(Cause.UPSTREAM, 504, "timeout_error", True, True),
     Code.STALLED: Row(Cause.UPSTREAM, 504, "timeout_error", True, True),
     Code.TOTAL_TIMEOUT: Row(Cause.POLICY, 504, "timeout_error", False, False),

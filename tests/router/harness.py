@@ -10,6 +10,7 @@ import socket
 import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
+from typing import Self
 
 import httpx
 import msgspec
@@ -82,7 +83,8 @@ class Exchange:
     async def answer(self, status: int, body: bytes, *headers: str) -> None:
         extra = "".join(f"{h}\r\n" for h in headers)
         self.writer.write(
-            f"HTTP/1.1 {status} X\r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\n{extra}\r\n".encode()
+            f"HTTP/1.1 {status} X\r\ncontent-type: application/json\r\n"
+            f"content-length: {len(body)}\r\n{extra}\r\n".encode()
             + body
         )
         await self.writer.drain()
@@ -116,7 +118,7 @@ class Engine:
     def address(self) -> str:
         return f"127.0.0.1:{self.port}"
 
-    async def __aenter__(self) -> Engine:
+    async def __aenter__(self) -> Self:
         self._server = await asyncio.start_server(self._connected, "127.0.0.1", self.port)
         self.port = self._server.sockets[0].getsockname()[1]
         return self
@@ -174,7 +176,9 @@ class Router:
         await until(lambda: self.app.watch.view.fleet.replicas.get(replica.replica) == replica)
         return replica
 
-    async def chat(self, *, stream: bool = True, headers: dict[str, str] | None = None, **body: object) -> httpx.Response:
+    async def chat(
+        self, *, stream: bool = True, headers: dict[str, str] | None = None, **body: object
+    ) -> httpx.Response:
         return await self.client.post(
             "/v1/chat/completions", json={**chat_body(stream=stream), **body}, headers=headers or {}
         )
