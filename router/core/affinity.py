@@ -161,8 +161,10 @@ class PrefixIndex:
 
     def rows(self, bits: int, limit: int = 0) -> list[int]:
         """The replicas of a set, at most `limit` of them when one is given."""
-        rows = np.unique(self._rows[_where(bits & self._live)])
-        found: list[int] = rows.tolist()
+        where = _where(bits & self._live)
+        if limit:
+            where = where[: 2 * limit]  # a replica has at most two bits
+        found: list[int] = list(dict.fromkeys(self._rows[where].tolist()))
         return found[:limit] if limit else found
 
     def spread(self, match: Match, out: NDArray[np.float64]) -> None:

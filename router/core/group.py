@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Iterable
+from typing import Literal
 
 import numpy as np
 
@@ -93,7 +94,10 @@ class Group:
             row = len(self.replicas)
             self.replicas.append(replica)
             if row >= self._table.shape[1]:
-                self._table = np.concatenate((self._table, np.repeat(EMPTY, row, axis=1)), axis=1)
+                # Very many replicas are read one by one and not scanned: then those of one lie together.
+                order: Literal["C", "F"] = "F" if 2 * row > self.constants.scan_limit else "C"
+                table = np.concatenate((self._table, np.repeat(EMPTY, row, axis=1)), axis=1)
+                self._table = np.array(table, order=order)
             self.figures = [self._table[figure, : row + 1] for figure in range(FIGURES)]
         replica.row = row
         self._rename()
