@@ -118,10 +118,10 @@ async def check_nothing_lost(follower: Follower, writer: Writer, registry: Regis
 async def test_a_killed_etcd_costs_time_but_no_event(member: EtcdMember, outage_s: float) -> None:
     async with client(member.endpoint) as registry, following(registry, AT) as follower:
         async with writing(registry) as writer:
-            member.kill()
+            await asyncio.to_thread(member.kill)
             await follower.until_cut_off()
             await asyncio.sleep(outage_s)
-            member.start()
+            await asyncio.to_thread(member.start)
             await writer.gets_on()
         await check_nothing_lost(follower, writer, registry)
         assert [True, False, True] == follower.connected
@@ -133,8 +133,8 @@ async def test_a_lease_outlives_a_restart_and_goes_on(member: EtcdMember) -> Non
         lease = await registry.grant(10)
         await registry.put(f"{AT}node", b"1", lease=lease)
         task = tasks.create_task(registry.keep_alive(lease, 10))
-        member.kill()
-        member.start()
+        await asyncio.to_thread(member.kill)
+        await asyncio.to_thread(member.start)
         await asyncio.to_thread(member.wait_healthy)
         await registry.put(f"{AT}node", b"2", lease=lease)
         assert not task.done()
@@ -172,7 +172,7 @@ async def test_a_lost_leader_is_survived_without_losing_an_event(cluster: list[E
         lease = await registry.grant(10)
         task = tasks.create_task(registry.keep_alive(lease, 10))
         async with writing(registry) as writer:
-            getattr(leader, how)()
+            await asyncio.to_thread(getattr(leader, how))
             await follower.until_cut_off()
             await follower.until_connected()
             await writer.gets_on()
@@ -212,8 +212,8 @@ async def test_a_backlog_is_read_to_its_end_over_a_restart(member: EtcdMember, e
         await put_many(other, events)
         for _ in range(2):  # the reader has begun, so that the server dies in the middle of its catching up
             follower.apply(await anext(follower.stream))
-        member.kill()
-        member.start()
+        await asyncio.to_thread(member.kill)
+        await asyncio.to_thread(member.start)
         async with asyncio.timeout(SAFETY_S):
             while len(follower.changes) < events:
                 follower.apply(await anext(follower.stream))
@@ -309,8 +309,8 @@ async def test_a_token_that_ran_out_or_was_forgotten_is_renewed(secured: Secured
         assert [True] == follower.connected, "an idle watch of a healthy etcd is probed, not given up"
         await registry.put(f"{AT}a", b"2")
         assert await registry.put_if(f"{AT}b", b"1", revision=0) is not None
-        secured.member.kill()  # a restarted etcd knows no token
-        secured.member.start()
+        await asyncio.to_thread(secured.member.kill)  # a restarted etcd knows no token
+        await asyncio.to_thread(secured.member.start)
         last = await until_available(registry, f"{AT}c")
         await follower.until(lambda f: f.revisions[-1] >= last)
         assert 1 == len(follower.snapshots)
