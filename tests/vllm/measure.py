@@ -1,9 +1,10 @@
 """What our own additions to a request cost a real engine: token ids asked for, a seed added.
 
-    .venv/bin/python -m tests.vllm.measure [--rounds 5]
+    .venv/bin/python -m tests.vllm.measure [--rounds 8]
 
-Variants are interleaved within each round, and medians over the rounds are printed: tokens per second as the clients
-see them, CPU of the API server and of the engine core per token, bytes and events per token.
+Variants are interleaved within each round; printed are medians over the rounds, and the best of them in brackets:
+tokens per second as the clients see them, CPU of the API server and of the engine core per token, bytes and events
+per token.
 """
 
 from __future__ import annotations
@@ -83,15 +84,20 @@ async def measure(server: VllmServer, rounds: int) -> None:
                     seen[name].append(figures)
         print(f"\n{streams} stream{'s' if streams > 1 else ''}, {TOKENS} tokens each, {rounds} rounds")
         for name, many in seen.items():
-            medians = {key: statistics.median(figures[key] for figures in many) for key in many[0]}
-            spread = [figures["tok/s"] for figures in many]
-            shown = "  ".join(f"{key} {value:.4g}" for key, value in medians.items())
-            print(f"{name:22} {shown}  (tok/s {min(spread):.0f} to {max(spread):.0f})")
+            shown = "  ".join(f"{key} {_median_and_best(key, many)}" for key in many[0])
+            print(f"{name:22} {shown}", flush=True)
+
+
+def _median_and_best(key: str, many: list[Figures]) -> str:
+    """On a machine that others use, the best of several is nearer to the truth than their median."""
+    values = [figures[key] for figures in many]
+    best = max(values) if key == "tok/s" else min(values)
+    return f"{statistics.median(values):.4g} ({best:.4g})"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Measure what token ids and a seed cost vLLM.")
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=8)
     args = parser.parse_args()
     server = VllmServer()
     try:

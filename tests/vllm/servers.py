@@ -14,6 +14,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import httpx
@@ -155,7 +156,9 @@ def start_all(*servers: VllmServer) -> tuple[VllmServer, ...]:
 
 
 def _children(pid: int) -> list[int]:
-    found = []
+    """A child is listed under the thread that started it, and threads come and go."""
+    found: list[int] = []
     for thread in Path(f"/proc/{pid}/task").iterdir():
-        found += [int(child) for child in (thread / "children").read_text().split()]
+        with suppress(OSError):
+            found += [int(child) for child in (thread / "children").read_text().split()]
     return found
