@@ -1,8 +1,8 @@
 """A client cheap enough not to colour what it measures: HTTP/1.1 and SSE over asyncio.Protocol, a few us per event.
 
-It counts whole SSE events, notes when the first one came, and, where the engine writes its send time into each event
-(`@` and 19 digits of CLOCK_MONOTONIC in ns, see baselines/engine.py), how long every event was under way. Both ends
-must be on one machine for that. It decodes no JSON; a caller that wants the answer asks to keep the bytes.
+It counts whole SSE events, notes when the first one with data came, and how long every event was under way where the
+engine writes its send time into it: `@` and 19 digits of CLOCK_MONOTONIC in ns, see baselines/engine.py. Both ends must
+be on one machine for that. It decodes no JSON; a caller that wants the answer asks to keep the bytes.
 
 It does not pace: the engine does. It does not retry, but for one case: a kept-alive connection that the server had
 already closed when the request was written.
@@ -127,6 +127,8 @@ class Exchange:
     def _count(self, found: int, data: bytes, now: float) -> None:
         recorder = self._recorder
         if not self.events:
+            if b"data:" not in data:
+                return  # comments keep a connection alive, they are no first token
             self.first_event_s = now - self.sent_at
             if recorder is not None:
                 recorder.first_event_s.append(self.first_event_s)
@@ -158,8 +160,9 @@ class Exchange:
 class Connection(asyncio.Protocol):
     """One TCP connection with at most one exchange on it."""
 
-    def __init__(self, pool: list[Connection]) -> None:
+    def __init__(self, pool: list[Connection], everyone: set[Connection]) -> None:
         self._pool = pool
+        self._everyone = everyone
         self._transport: asyncio.Transport | None = None
         self._parser: Any = None
         self._exchange: Exchange | None = None
@@ -172,6 +175,7 @@ class Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
+        self._everyone.add(self)
 
     def begin(self, exchange: Exchange, request: bytes) -> None:
         assert self._transport is not None
@@ -213,14 +217,15 @@ class Connection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._transport = None
+        self._everyone.discard(self)
         if self in self._pool:
             self._pool.remove(self)
         if self._exchange is not None:
             self._exchange.stale = not self._fresh and not self._heard
             self._over(f"connection lost: {exc or 'closed by the server'}")
 
-    def drop(self) -> None:
-        self._exchange = None
+    def drop(self, why: str = "aborted") -> None:
+        self._over(why)
         if self._transport is not None:
             self._transport.abort()
 
@@ -238,6 +243,7 @@ class Client:
         self.port = port
         self._api_key = api_key
         self._free: list[Connection] = []
+        self._everyone: set[Connection] = set()
 
     def encode(self, path: str, body: Any = None, *, method: str = "", headers: dict[str, str] | None = None) -> bytes:
         """The bytes of a request, to be sent as often as one likes."""
@@ -260,7 +266,7 @@ class Client:
                 return exchange
         try:
             _, connection = await asyncio.get_running_loop().create_connection(
-                lambda: Connection(self._free), self.host, self.port
+                lambda: Connection(self._free, self._everyone), self.host, self.port
             )
         except OSError as error:
             exchange.sent_at = monotonic()
@@ -287,6 +293,7 @@ class Client:
         return await self.fetch(self.encode(path, body))
 
     def close(self) -> None:
-        for connection in list(self._free):
+        """Drop every connection; what still ran ends as aborted."""
+        for connection in list(self._everyone):
             connection.drop()
         self._free.clear()

@@ -127,6 +127,10 @@ class Reporter(node_pb2_grpc.NodeAgentServicer):
             finally:
                 listener.cancel()
 
+    def close(self) -> None:
+        for engine in self._engines:
+            engine.close()
+
     async def _report(self, sent: dict[str, int], sequence: int) -> node_pb2.LoadReport:
         report = node_pb2.LoadReport(node=self._enrolment.node, sequence=sequence, epoch=self._epoch)
         for number, engine in enumerate(self._engines):
@@ -150,13 +154,15 @@ async def _agent(enrolment: Enrolment) -> AsyncIterator[str]:
     """A gRPC server on a free port; gives its address."""
     server = grpc.aio.server()
     serve: Any = node_pb2_grpc.add_NodeAgentServicer_to_server
-    serve(Reporter(enrolment), server)
+    reporter = Reporter(enrolment)
+    serve(reporter, server)
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
     try:
         yield f"127.0.0.1:{port}"
     finally:
         await server.stop(0.5)
+        reporter.close()
 
 
 async def run(registry: str, enrolment: Enrolment) -> None:

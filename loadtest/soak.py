@@ -146,8 +146,8 @@ async def soak(target: Rig, mix: Mix) -> Outcome:
         watcher.cancel()
     outcome.seconds = monotonic() - began
     outcome.problems += await _not_quiet(target, before)
-    outcome.problems += _grown(outcome.memory)
-    outcome.problems += _journal(target.journal, mix, outcome.sent)
+    outcome.problems += grown(outcome.memory)
+    outcome.problems += not_once(journalled(target.journal), mix, outcome.sent)
     if outcome.errors and not mix.faults:
         outcome.problems.append(f"{outcome.errors.total()} answers broke although no engine did")
     return outcome
@@ -207,7 +207,7 @@ def gauge(page: str, name: str) -> float:
     return sum(float(value) for value in re.findall(rf"^{name}(?:{{[^}}]*}})? (\S+)$", page, re.MULTILINE))
 
 
-def _grown(samples: Sequence[int]) -> list[str]:
+def grown(samples: Sequence[int]) -> list[str]:
     if len(samples) < 10:
         return []
     fifth = len(samples) // 5
@@ -229,8 +229,8 @@ def journalled(directory: Path) -> Counter[str]:
     return found
 
 
-def _journal(directory: Path, mix: Mix, sent: int) -> list[str]:
-    found = journalled(directory)
+def not_once(found: Counter[str], mix: Mix, sent: int) -> list[str]:
+    """Requests that are not in the journal, or more than once."""
     ids = [f"soak-{mix.seed}-{number}" for number in range(sent)]
     missing = [request_id for request_id in ids if not found[request_id]]
     twice = [request_id for request_id in ids if found[request_id] > 1]

@@ -34,7 +34,7 @@ def load(name: str, *, seed: int = 0) -> list[Arrival]:
         raise ValueError(f"no trace {name!r}; there are {', '.join(NAMES)}")
     rng = random.Random(seed)
     with gzip.open(HERE / f"{name}.csv.gz", "rt") as lines:
-        arrivals = [_parse(line) for line in lines]
+        arrivals = [parse(text) for text in lines]
     if name.startswith("mooncake"):
         arrivals = [msgspec.structs.replace(a, at_s=a.at_s + rng.random() * _BUCKET_MS / 1000) for a in arrivals]
     return sorted(arrivals, key=lambda arrival: arrival.at_s)
@@ -42,17 +42,18 @@ def load(name: str, *, seed: int = 0) -> list[Arrival]:
 
 def pack(name: str, arrivals: Iterable[Arrival], *, at: Path = HERE) -> Path:
     """Write a trace as it is shipped: `arrival_ms,prompt,output[,blocks]`, blocks as runs such as `0-13 40 42-44`."""
-    lines = [
-        f"{round(a.at_s * 1000)},{a.prompt_tokens},{a.output_tokens}" + (f",{_runs(a.blocks)}" if a.blocks else "")
-        for a in arrivals
-    ]
     path = at / f"{name}.csv.gz"
-    path.write_bytes(gzip.compress(("\n".join(lines) + "\n").encode(), 9, mtime=0))
+    path.write_bytes(gzip.compress("".join(line(arrival) + "\n" for arrival in arrivals).encode(), 9, mtime=0))
     return path
 
 
-def _parse(line: str) -> Arrival:
-    at_ms, prompt, output, *rest = line.rstrip("\n").split(",")
+def line(arrival: Arrival) -> str:
+    start = f"{round(arrival.at_s * 1000)},{arrival.prompt_tokens},{arrival.output_tokens}"
+    return f"{start},{_runs(arrival.blocks)}" if arrival.blocks else start
+
+
+def parse(text: str) -> Arrival:
+    at_ms, prompt, output, *rest = text.rstrip("\n").split(",")
     blocks: list[int] = []
     for run in rest[0].split() if rest else ():
         first, _, last = run.partition("-")

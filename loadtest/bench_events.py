@@ -1,0 +1,113 @@
+"""What one event costs the router's core, and what a delivered token costs its memory.
+
+    .venv/bin/python -m loadtest.bench_events [--rounds 9]
+
+Times are the best of some rounds, as `python -m timeit` gives them: the least disturbed one. The alternatives that were
+not taken are measured beside, so that the choice can be made again on another machine.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import sys
+import timeit
+from collections.abc import Callable
+
+from router.core.asked import Asked, cut_for, prepare, read
+from router.core.continuation import plan
+from router.core.events import Splitter, examine, is_plain
+from router.core.splice import Splice
+from router.core.transcript import Transcript
+
+PATH = "/v1/chat/completions"
+BODY = json.dumps({"model": "m", "messages": [], "stream": True, "seed": 1}).encode()
+HEAD = (
+    b'data: {"id":"chatcmpl-0b1f3a52-7d5e-4f0e-9a39-6f2d1f0c7a11","object":"chat.completion.chunk",'
+    b'"created":1795302374,"model":"meta-llama/Llama-3.1-8B-Instruct","choices":[{"index":0,'
+)
+OPENING = HEAD + b'"delta":{"role":"assistant","content":""},"logprobs":null,"finish_reason":null}]}\n\n'
+EVENT = HEAD + b'"delta":{"content":" Exception"},"logprobs":null,"finish_reason":null,"token_ids":[1808]}]}\n\n'
+TOKENS = 4096
+
+_IDS = re.compile(rb',"(?:prompt_)?token_ids":\[[^\]]*\]')
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--rounds", type=int, default=9)
+    rounds = parser.parse_args().rounds
+    asked = read(PATH, BODY)
+    print(f"one event of {len(EVENT)} bytes, ns")
+    for name, call in hot(asked).items():
+        print(f"  {name:<34}{best(call, rounds):8.0f}")
+    print(f"behind the hot path, of {TOKENS} events, ns an event")
+    for name, call in cold(asked).items():
+        print(f"  {name:<34}{best(call, rounds, number=1) / TOKENS:8.0f}")
+    for name, size in kept(asked).items():
+        print(f"  {name:<34}{size:8.1f}")
+    return 0
+
+
+def hot(asked: Asked) -> dict[str, Callable[[], object]]:
+    splitter, cut = Splitter(), cut_for(asked, token_ids=True)
+    splitter.feed(OPENING)
+    pair = EVENT + EVENT
+    return {
+        "Splitter.feed, a whole event": lambda: splitter.feed(EVENT),
+        "is_plain": lambda: is_plain(EVENT),
+        "Cut.plain": lambda: cut.plain(EVENT),
+        "examine, two events at once": lambda: examine(pair),
+        "Cut.any, two events at once": lambda: cut.any(pair),
+        "not taken: re.sub for the cut": lambda: _IDS.sub(b"", EVENT),
+        "not taken: find for the cut": lambda: EVENT.find(b',"token_ids":['),
+        "not taken: four `in` tests": lambda: any(
+            word in EVENT for word in (b'"error"', b'"usage"', b'"abort"', b"[DONE]")
+        ),
+        "not taken: json.loads": lambda: json.loads(EVENT[6:]),
+    }
+
+
+def cold(asked: Asked) -> dict[str, Callable[[], object]]:
+    events = [bytes(bytearray(EVENT)) for _ in range(TOKENS)]
+
+    def fold() -> Transcript:
+        transcript = Transcript(asked)
+        transcript.fold([OPENING, *events])
+        return transcript
+
+    def replay(delivered: int) -> None:
+        transcript = Transcript(asked)
+        transcript.fold([OPENING, *events[:delivered]])
+        splice = Splice(plan(asked, transcript, sent=prepare(asked, token_ids=True)), transcript, asked)
+        for event in events:
+            splice.feed(event)
+
+    return {
+        "Transcript.fold": fold,
+        "Splice.feed, behind the seam": lambda: replay(1),
+        "Splice.feed, before it (with fold)": lambda: replay(TOKENS),
+    }
+
+
+def kept(asked: Asked) -> dict[str, float]:
+    """Bytes held by a transcript for each delivered token, and by the raw events it was folded from."""
+    transcript = Transcript(asked)
+    transcript.fold([OPENING, *([EVENT] * TOKENS)])
+    choice = transcript.choices[0]
+    size = sys.getsizeof(choice.ids) + sum(sys.getsizeof(text) for text in choice.channels.values())
+    said = len(choice.text_of("content"))
+    return {
+        "kept bytes a token, folded": size / TOKENS,
+        "  of which its own text": said / TOKENS,
+        "kept bytes a token, raw event": sys.getsizeof(bytes(bytearray(EVENT))) + 8,
+    }
+
+
+def best(call: Callable[[], object], rounds: int, *, number: int = 20_000) -> float:
+    return min(timeit.repeat(call, number=number, repeat=rounds)) / number * 1e9
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,417 @@
+"""Traces in real time against a live simulated fleet, through a real router: who decides better, and at what cost?
+
+    python -m loadtest.replay --trace mooncake-conv --plan mixed --seconds 120
+    python -m loadtest.replay --only switchyard,smg:cache_aware,litellm --rounds 3
+
+Open loop: requests are sent when the trace says, whatever became of earlier ones. Every contestant gets the same
+requests at the same times against a fresh fleet. Routers that know one model only get one process per model, as they
+are deployed; engines then wake by themselves when a request waits (fleet.py), because nobody would wake them.
+
+Time to first token is counted from the moment a request was due, an unanswered request counts as infinitely late.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import random
+import statistics
+import sys
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from time import monotonic
+
+import msgspec
+import uvloop
+
+from loadtest import traces, traffic
+from loadtest.client import Client, Exchange
+from loadtest.fleet import PLANS, Described
+from loadtest.measures import quantile
+from loadtest.peers import llm_routers, proxies, switchyard
+from loadtest.peers.contestant import Contestant, Launch, Site, lacks
+from loadtest.processes import CannotStart, Process, Processes, free_port
+from loadtest.rig import start
+from loadtest.traces import Arrival
+
+SLO_TTFT_S, SLO_TPOT_S = 2.0, 0.05
+DRAIN_S = 60.0
+SAMPLE_S = 0.5
+KEY = "sk-fleet"
+
+
+class Load(msgspec.Struct, frozen=True, kw_only=True):
+    trace: str
+    plan: str
+    speed: float
+    """Trace seconds per second; think time between turns is compressed with it."""
+    seconds: float
+    offset_s: float
+    scale: float
+    seed: int
+    max_output: int = 0
+    """Cuts answers; 0: as long as in the trace."""
+
+
+class Due(msgspec.Struct, frozen=True):
+    at_s: float
+    model: str
+    request: bytes
+
+
+class Told(msgspec.Struct, frozen=True, kw_only=True):
+    """One contestant's round."""
+
+    requests: int
+    unanswered: int
+    ttft_p50_s: float
+    ttft_p95_s: float
+    ttft_p99_s: float
+    goodput: float
+    """Share that met TTFT and TPOT objectives."""
+    imbalance: float
+    """Coefficient of variation of requests inside equal replicas of a model, mean over time."""
+    wakes: int
+    hits: float
+    """Share of prompt tokens that engines had cached."""
+    router_cpu_ms: float
+    """Per request, all router processes."""
+    late_s: float
+    """How much later than due the client sent, at p99: above 0.05 the machine was too busy."""
+    behind_s: float
+    """Time that the engines lost because the machine was too busy, per engine."""
+    failures: dict[str, int]
+    """What came instead of an answer."""
+
+
+class Routed(msgspec.Struct, frozen=True, kw_only=True):
+    """A running contestant: which client serves which model."""
+
+    clients: Mapping[str, Client]
+    health: Mapping[str, str]
+    processes: tuple[Process, ...]
+    api_key: str
+
+
+def requests(load: Load, key: str) -> list[Due]:
+    """The same for all contestants. Sessions keep their model: the second block id, or the request itself, decides."""
+    plan = PLANS[load.plan]
+    models, weights = list(plan.shares), list(plan.shares.values())
+    encoder = Client("127.0.0.1", 80, api_key=key)
+    window = load.seconds * load.speed
+    due = []
+    for number, arrival in enumerate(traces.load(load.trace, seed=load.seed)):
+        at = arrival.at_s - load.offset_s
+        if 0 <= at < window:
+            chooser = random.Random(f"{load.seed} {_session(arrival, number)}")
+            model = chooser.choices(models, weights)[0]
+            body = traffic.replayed(arrival, model, number=number, scale=load.scale, max_prompt=120_000)
+            body |= {"ignore_eos": True, "max_tokens": min(body["max_tokens"], load.max_output or body["max_tokens"])}
+            due.append(Due(at / load.speed, model, encoder.encode("/v1/chat/completions", body)))
+    return due
+
+
+def _session(arrival: Arrival, number: int) -> int:
+    return arrival.blocks[1] if len(arrival.blocks) > 1 else number
+
+
+async def replay(routed: Routed, due: Sequence[Due]) -> list[tuple[float, Exchange]]:
+    """Send everything when it is due and wait for the answers; pairs of how late it was sent, and what came."""
+    began = monotonic()
+    sent: list[tuple[float, Exchange]] = []
+    for one in due:
+        await asyncio.sleep(max(0.0, began + one.at_s - monotonic()))
+        late = monotonic() - began - one.at_s
+        sent.append((late, await routed.clients[one.model].open(one.request)))
+    deadline = monotonic() + DRAIN_S
+    for _, exchange in sent:
+        try:
+            async with asyncio.timeout(max(0.01, deadline - monotonic())):
+                await exchange.ended()
+        except TimeoutError:
+            exchange.abort()
+    return sent
+
+
+async def one_round(contestant: Contestant, load: Load, at: Path) -> Told:
+    with Processes() as processes:
+        own = contestant.name == "switchyard"
+        fleet, routed = _own(load, at, processes) if own else _peer(contestant, load, at, processes)
+        await _ready(routed)
+        due = requests(load, routed.api_key)
+        engines = {described: Client(*_host_port(described.address)) for described in fleet}
+        before = sum(process.cpu_s() for process in routed.processes)
+        async with asyncio.TaskGroup() as group:
+            imbalances: list[float] = []
+            watcher = group.create_task(_watch(engines, imbalances))
+            sent = await replay(routed, due)
+            watcher.cancel()
+        cpu = sum(process.cpu_s() for process in routed.processes) - before
+        stats = [await _stats(client) for client in engines.values()]
+        for client in (*routed.clients.values(), *engines.values()):
+            client.close()
+    cold = sum(len(node.cold) for node in PLANS[load.plan].nodes)
+    return summed(sent, stats, imbalances, cpu_s=cpu, cold=cold)
+
+
+def summed(
+    sent: Sequence[tuple[float, Exchange]],
+    stats: Sequence[Mapping[str, float]],
+    imbalances: Sequence[float],
+    *,
+    cpu_s: float,
+    cold: int,
+) -> Told:
+    ttft = [late + exchange.first_event_s if exchange.complete else float("inf") for late, exchange in sent]
+    good = sum(met(first, exchange) for first, (_, exchange) in zip(ttft, sent, strict=True))
+    queries = sum(one["queries"] for one in stats)
+    return Told(
+        requests=len(sent),
+        unanswered=sum(not exchange.complete for _, exchange in sent),
+        ttft_p50_s=quantile(ttft, 0.5),
+        ttft_p95_s=quantile(ttft, 0.95),
+        ttft_p99_s=quantile(ttft, 0.99),
+        goodput=good / max(1, len(sent)),
+        imbalance=statistics.fmean(imbalances) if imbalances else 0.0,
+        wakes=cold - round(sum(one["asleep"] for one in stats)),
+        hits=sum(one["hits"] for one in stats) / queries if queries else 0.0,
+        router_cpu_ms=1e3 * cpu_s / max(1, len(sent)),
+        late_s=quantile([late for late, _ in sent], 0.99),
+        behind_s=statistics.fmean(one["behind_s"] for one in stats),
+        failures=dict(Counter(_reason(exchange) for _, exchange in sent if not exchange.complete)),
+    )
+
+
+def _reason(exchange: Exchange) -> str:
+    return f"status {exchange.status}, {exchange.events} events, {exchange.error or 'ended without [DONE]'}"
+
+
+def met(ttft_s: float, exchange: Exchange) -> bool:
+    if not exchange.complete or ttft_s > SLO_TTFT_S:
+        return False
+    tokens = max(1, exchange.events - 2)
+    return (exchange.last_event_at - exchange.sent_at - exchange.first_event_s) / tokens <= SLO_TPOT_S
+
+
+def _own(load: Load, at: Path, processes: Processes) -> tuple[list[Described], Routed]:
+    """Switchyard: one router for all models, fed by the fleet's records and reports."""
+    server, endpoint = switchyard.registry(at)
+    start(processes, server, at)
+    fleet = _fleet(load, at, processes, "--registry", endpoint, "--key", KEY)
+    engines = tuple(described.address for described in fleet)
+    site = Site(port=free_port(), engines=engines, model="", directory=at)
+    process = start(processes, switchyard.router(site, endpoint), at)
+    launch = Launch(router=None, port=site.port, health="/ready", api_key=KEY)
+    return fleet, _routed(dict.fromkeys((one.model for one in fleet), launch), {site.port: process})
+
+
+def _peer(contestant: Contestant, load: Load, at: Path, processes: Processes) -> tuple[list[Described], Routed]:
+    """One router process per model."""
+    fleet = _fleet(load, at, processes, "--auto-wake")
+    launches: dict[str, Launch] = {}
+    running: dict[int, Process] = {}
+    for model in dict.fromkeys(described.model for described in fleet):
+        folder = at / model
+        folder.mkdir()
+        engines = tuple(described.address for described in fleet if described.model == model)
+        launch = contestant.launch(Site(port=free_port(), engines=engines, model=model, directory=folder))
+        assert launch.router is not None, f"{contestant.name} has no process"
+        launches[model] = launch
+        running[launch.port] = start(processes, launch.router, folder)
+    return fleet, _routed(launches, running)
+
+
+def _fleet(load: Load, at: Path, processes: Processes, *options: str) -> list[Described]:
+    argv = [sys.executable, "-m", "loadtest.fleet", "--plan", load.plan, "--degrade-after", f"{load.seconds / 2:g}"]
+    process = processes.start([*argv, *options], name="fleet", directory=at)
+    return msgspec.json.decode(process.await_line("fleet ", limit_s=60), type=list[Described])
+
+
+def _routed(launches: Mapping[str, Launch], running: Mapping[int, Process]) -> Routed:
+    keys = {launch.api_key for launch in launches.values()}
+    assert len(keys) == 1, "one key opens all routers of a contestant"
+    return Routed(
+        clients={model: Client("127.0.0.1", one.port, api_key=one.api_key) for model, one in launches.items()},
+        health={model: one.health for model, one in launches.items()},
+        processes=tuple(running.values()),
+        api_key=keys.pop(),
+    )
+
+
+async def _ready(routed: Routed, limit_s: float = 90.0) -> None:
+    """Healthy, and the most common model has answered, so that nobody pays for a first import."""
+    deadline = monotonic() + limit_s
+    waiting = dict(routed.health)
+    while waiting and monotonic() < deadline:
+        for model, path in list(waiting.items()):
+            if (await routed.clients[model].get(path)).status == 200:
+                del waiting[model]
+        await asyncio.sleep(0.1)
+    model = next(iter(routed.clients))
+    body = {"model": model, "messages": [{"role": "user", "content": "hello"}], "max_tokens": 2}
+    while monotonic() < deadline:
+        if (await routed.clients[model].post("/v1/chat/completions", body)).status == 200:
+            return
+        await asyncio.sleep(0.2)
+    raise CannotStart(f"not ready in {limit_s:g} s: {[process.last_words() for process in routed.processes]}")
+
+
+async def _watch(engines: Mapping[Described, Client], imbalances: list[float]) -> None:
+    """How unevenly requests lie on the replicas of a model that has several."""
+    while True:
+        await asyncio.sleep(SAMPLE_S)
+        active: dict[str, list[float]] = {}
+        for described, client in engines.items():
+            stats = msgspec.json.decode((await client.get("/sim/stats")).text())
+            active.setdefault(described.model, []).append(stats["active"])
+        spreads = [
+            statistics.pstdev(counts) / statistics.fmean(counts)
+            for counts in active.values()
+            if len(counts) > 2 and sum(counts) >= len(counts)
+        ]
+        imbalances += spreads
+
+
+async def _stats(client: Client) -> dict[str, float]:
+    stats = msgspec.json.decode((await client.get("/sim/stats")).text())
+    engine = stats["engine"]
+    sleeping = msgspec.json.decode((await client.get("/is_sleeping")).text()).get("is_sleeping", False)
+    return {
+        "queries": engine["prefix_queries_tokens"],
+        "hits": engine["prefix_hits_tokens"],
+        "asleep": float(sleeping),
+        "behind_s": stats["behind_s"],
+    }
+
+
+def table(found: Mapping[str, Sequence[Told]], load: Load) -> str:
+    """Medians over rounds."""
+    head = (
+        "router|requests|unanswered|TTFT p50 / p95 / p99 s|goodput|imbalance|wakes|hits|router CPU ms|late / behind s"
+    )
+    window = f"`{load.trace}` x{load.speed:g} for {load.seconds:g} s from {load.offset_s:g} s"
+    lines = [
+        f"{window}, plan `{load.plan}`, prompts x{load.scale:g}, seed {load.seed}; medians of the rounds.",
+        "",
+        "| " + head.replace("|", " | ") + " |",
+        "| --- |" + " --: |" * head.count("|"),
+    ]
+    for name, rounds in found.items():
+
+        def median(get: Callable[[Told], float], rounds: Sequence[Told] = rounds) -> float:
+            return statistics.median(get(told) for told in rounds)
+
+        cells = [
+            name,
+            f"{median(lambda t: t.requests):.0f}",
+            f"{median(lambda t: t.unanswered):.0f}",
+            " / ".join(f"{median(get):.2f}" for get in _TTFT),
+            f"{median(lambda t: t.goodput):.3f}",
+            f"{median(lambda t: t.imbalance):.2f}",
+            f"{median(lambda t: t.wakes):.0f}",
+            f"{median(lambda t: t.hits):.3f}",
+            f"{median(lambda t: t.router_cpu_ms):.2f}",
+            f"{median(lambda t: t.late_s):.2f} / {median(lambda t: t.behind_s):.2f}",
+        ]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+_TTFT: tuple[Callable[[Told], float], ...] = (
+    lambda told: told.ttft_p50_s,
+    lambda told: told.ttft_p95_s,
+    lambda told: told.ttft_p99_s,
+)
+
+
+def _rust(name: str, launch: Callable[[Site, str], Launch], policy: str) -> Contestant:
+    return Contestant(
+        name=f"{name}:{policy}",
+        about=f"{name}, {policy}",
+        missing=lacks("routers", name),
+        launch=lambda site: launch(site, policy),
+    )
+
+
+CONTESTANTS: dict[str, Contestant] = {
+    contestant.name: contestant
+    for contestant in (
+        *switchyard.CONTESTANTS,
+        *(
+            _rust(name, launch, policy)
+            for name, launch in (
+                ("vllm-router", llm_routers.vllm_router),
+                ("smg", llm_routers.smg),
+                ("sglang-router", llm_routers.sglang_router),
+            )
+            for policy in ("cache_aware", "power_of_two")
+        ),
+        *(one for one in llm_routers.CONTESTANTS if one.name == "litellm"),
+        *(one for one in proxies.CONTESTANTS if one.name == "nginx"),
+    )
+}
+
+
+def _host_port(address: str) -> tuple[str, int]:
+    host, _, port = address.rpartition(":")
+    return host, int(port)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    args = _parser().parse_args(argv)
+    names = args.only.split(",") if args.only else list(CONTESTANTS)
+    if unknown := [name for name in names if name not in CONTESTANTS]:
+        print(f"no contestant {', '.join(unknown)}; there are {', '.join(CONTESTANTS)}", file=sys.stderr)
+        return 2
+    load = Load(
+        trace=args.trace,
+        plan=args.plan,
+        speed=args.speed,
+        seconds=args.seconds,
+        offset_s=args.offset,
+        scale=args.prompt_scale,
+        seed=args.seed,
+        max_output=args.max_output,
+    )
+    found: dict[str, list[Told]] = {}
+    for number in range(args.rounds):
+        for name in names:
+            if why := CONTESTANTS[name].missing():
+                print(f"{name:<28} skipped: {why}", file=sys.stderr)
+                continue
+            try:
+                with tempfile.TemporaryDirectory(prefix="replay-") as at:
+                    told = uvloop.run(one_round(CONTESTANTS[name], load, Path(at)))
+            except (CannotStart, OSError) as error:
+                print(f"{name:<28} left out of round {number + 1}: {error}", file=sys.stderr)
+                continue
+            found.setdefault(name, []).append(told)
+            print(f"round {number + 1}: {name:<28} p99 {told.ttft_p99_s:.2f} s", file=sys.stderr, flush=True)
+    text = table(found, load)
+    print(text)
+    if args.out:
+        args.out.write_text(text + "\n")
+        args.out.with_suffix(".json").write_bytes(msgspec.json.format(msgspec.json.encode({"load": load, **found})))
+    return 0 if found else 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m loadtest.replay", description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--trace", default="mooncake-conv", choices=traces.NAMES)
+    parser.add_argument("--plan", default="mixed", choices=sorted(PLANS))
+    parser.add_argument("--only", default="", help="comma separated; default: all that can run here")
+    parser.add_argument("--speed", type=float, default=2.0, help="time compression")
+    parser.add_argument("--seconds", type=float, default=120.0, help="real time per contestant and round")
+    parser.add_argument("--offset", type=float, default=600.0, help="where in the trace to begin, seconds")
+    parser.add_argument("--prompt-scale", type=float, default=1.0)
+    parser.add_argument("--max-output", type=int, default=0, help="cut answers to so many tokens")
+    parser.add_argument("--rounds", type=int, default=1)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--out", type=Path, help="Markdown file; a JSON file is written beside it")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,123 @@
+"""What a replay sends and how it judges; and a few seconds of it against a real router and a live fleet."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from loadtest import replay
+from loadtest.client import Exchange
+from loadtest.fleet import PLANS, Agent, Member, NodeSpec
+from loadtest.replay import Load, Told
+from wire.memory import MemoryRegistry
+from wire.records import ModelState, Replica, decode, prefix
+
+LOAD = Load(trace="mooncake-conv", plan="mixed", speed=2.0, seconds=30.0, offset_s=600.0, scale=0.1, seed=1)
+LIMIT_S = 20.0
+
+
+def _exchange(*, events: int = 12, first_s: float = 0.2, last_s: float = 0.6, complete: bool = True) -> Exchange:
+    exchange = Exchange(recorder=None, keep=False)
+    exchange.status = 200
+    if events:
+        exchange.on_body(b"data: {}\n\n" * (events - 1) + (b"data: [DONE]\n\n" if complete else b"data: {}\n\n"))
+    exchange.first_event_s = first_s if events else -1.0
+    exchange.sent_at, exchange.last_event_at = 100.0, 100.0 + last_s
+    exchange.end("" if complete else "connection lost")
+    return exchange
+
+
+STATS = {"queries": 100.0, "hits": 25.0, "asleep": 1.0, "behind_s": 0.0}
+
+
+def test_the_same_load_gives_the_same_requests_and_a_session_keeps_its_model() -> None:
+    due = replay.requests(LOAD, "sk")
+    assert due == replay.requests(LOAD, "sk")
+    assert set(PLANS["mixed"].shares) >= {one.model for one in due}
+    assert all(0 <= one.at_s < LOAD.seconds for one in due)
+    twice_as_fast = replay.requests(msgspec.structs.replace(LOAD, speed=4.0, seconds=15.0), "sk")
+    assert [one.request for one in due] == [one.request for one in twice_as_fast]
+
+
+async def test_an_answer_that_never_came_whole_is_infinitely_late() -> None:
+    sent = [(0.0, _exchange()), (0.0, _exchange(complete=False)), (0.0, _exchange(events=0, complete=False))]
+    told = replay.summed(sent, [STATS], [], cpu_s=0.003, cold=2)
+    assert 2 == told.unanswered
+    assert math.isinf(told.ttft_p99_s)
+    assert {"status 200, 12 events, connection lost": 1, "status 200, 0 events, connection lost": 1} == told.failures
+    assert 1.0 == pytest.approx(told.router_cpu_ms)
+
+
+async def test_being_sent_late_counts_against_the_time_to_first_token() -> None:
+    told = replay.summed([(0.5, _exchange(first_s=0.2))], [STATS], [], cpu_s=0.0, cold=2)
+    assert 0.7 == pytest.approx(told.ttft_p50_s)
+
+
+async def test_goodput_wants_both_objectives() -> None:
+    assert replay.met(0.2, _exchange())
+    assert not replay.met(2.5, _exchange())
+    assert not replay.met(0.2, _exchange(last_s=0.2 + 10 * 0.06))
+
+
+async def test_wakes_and_hits_come_from_the_engines() -> None:
+    told = replay.summed([(0.0, _exchange())], [STATS, STATS], [0.5, 1.5], cpu_s=0.0, cold=5)
+    assert (3, 0.25, 1.0) == (told.wakes, told.hits, told.imbalance)
+
+
+def test_the_table_shows_medians_over_rounds() -> None:
+    told = Told(
+        requests=10,
+        unanswered=0,
+        ttft_p50_s=0.1,
+        ttft_p95_s=0.5,
+        ttft_p99_s=1.0,
+        goodput=0.9,
+        imbalance=0.3,
+        wakes=2,
+        hits=0.1,
+        router_cpu_ms=3.0,
+        late_s=0.0,
+        behind_s=0.0,
+        failures={},
+    )
+    rounds = [msgspec.structs.replace(told, ttft_p99_s=p99) for p99 in (1.0, 9.0, 2.0)]
+    assert "| switchyard | 10 | 0 | 0.10 / 0.50 / 2.00 | 0.900 |" in replay.table({"switchyard": rounds}, LOAD)
+
+
+async def test_many_who_wait_for_a_sleeping_model_wake_it_once_and_the_registry_hears_of_it() -> None:
+    plan = msgspec.structs.replace(PLANS["uniform"], wake_s=0.05)
+    spec = NodeSpec(name="n", warm=(), cold=("m",))
+    registry = MemoryRegistry()
+    member = Member(spec, 0, "m", plan, asleep=True)
+    agent = Agent(spec, [member], registry)
+    await agent.register("127.0.0.1:1")
+    async with asyncio.timeout(LIMIT_S), asyncio.TaskGroup() as group:
+        host = group.create_task(member.host.run())
+        await asyncio.gather(*(agent.wake(member) for _ in range(3)))
+        host.cancel()
+    listed = await registry.list(prefix(Replica))
+    assert 1 == member.wakes
+    assert ModelState.READY is decode(Replica, listed.entries[0].value).state
+    assert member.engine.sleep_level is None
+
+
+def test_the_mixed_plan_has_what_it_promises() -> None:
+    nodes = PLANS["mixed"].nodes
+    assert [2, 1, 3] == [
+        sum(node.slowness == 2.0 for node in nodes),
+        sum(node.degrades_to == 4.0 for node in nodes),
+        sum(bool(node.cold) for node in nodes),
+    ]
+    assert 1.0 == pytest.approx(sum(PLANS["mixed"].shares.values()))
+
+
+async def test_a_few_seconds_of_a_trace_are_answered_by_a_live_fleet(tmp_path: Path) -> None:
+    load = msgspec.structs.replace(LOAD, seconds=4.0, max_output=30, plan="uniform")
+    told = await replay.one_round(replay.CONTESTANTS["switchyard"], load, tmp_path)
+    assert len(replay.requests(load, "sk")) == told.requests
+    assert {} == told.failures
+    assert told.router_cpu_ms > 0
