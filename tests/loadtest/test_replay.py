@@ -9,10 +9,10 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from loadtest import replay
+from loadtest import replay, verdict
 from loadtest.client import Exchange
 from loadtest.fleet import PLANS, Agent, Member, NodeSpec
-from loadtest.replay import Load, Told
+from loadtest.verdict import Load, Told
 from wire.memory import MemoryRegistry
 from wire.records import ModelState, Replica, decode, prefix
 
@@ -45,7 +45,7 @@ def test_the_same_load_gives_the_same_requests_and_a_session_keeps_its_model() -
 
 async def test_an_answer_that_never_came_whole_is_infinitely_late() -> None:
     sent = [(0.0, _exchange()), (0.0, _exchange(complete=False)), (0.0, _exchange(events=0, complete=False))]
-    told = replay.summed(sent, [STATS], [], cpu_s=0.003, cold=2)
+    told = verdict.summed(sent, [STATS], [], cpu_s=0.003, cold=2)
     assert 2 == told.unanswered
     assert math.isinf(told.ttft_p99_s)
     assert {"status 200, 12 events, connection lost": 1, "status 200, 0 events, connection lost": 1} == told.failures
@@ -53,18 +53,18 @@ async def test_an_answer_that_never_came_whole_is_infinitely_late() -> None:
 
 
 async def test_being_sent_late_counts_against_the_time_to_first_token() -> None:
-    told = replay.summed([(0.5, _exchange(first_s=0.2))], [STATS], [], cpu_s=0.0, cold=2)
+    told = verdict.summed([(0.5, _exchange(first_s=0.2))], [STATS], [], cpu_s=0.0, cold=2)
     assert 0.7 == pytest.approx(told.ttft_p50_s)
 
 
 async def test_goodput_wants_both_objectives() -> None:
-    assert replay.met(0.2, _exchange())
-    assert not replay.met(2.5, _exchange())
-    assert not replay.met(0.2, _exchange(last_s=0.2 + 10 * 0.06))
+    assert verdict.met(0.2, _exchange())
+    assert not verdict.met(2.5, _exchange())
+    assert not verdict.met(0.2, _exchange(last_s=0.2 + 10 * 0.06))
 
 
 async def test_wakes_and_hits_come_from_the_engines() -> None:
-    told = replay.summed([(0.0, _exchange())], [STATS, STATS], [0.5, 1.5], cpu_s=0.0, cold=5)
+    told = verdict.summed([(0.0, _exchange())], [STATS, STATS], [0.5, 1.5], cpu_s=0.0, cold=5)
     assert (3, 0.25, 1.0) == (told.wakes, told.hits, told.imbalance)
 
 
@@ -85,7 +85,7 @@ def test_the_table_shows_medians_over_rounds() -> None:
         failures={},
     )
     rounds = [msgspec.structs.replace(told, ttft_p99_s=p99) for p99 in (1.0, 9.0, 2.0)]
-    assert "| switchyard | 10 | 0 | 0.10 / 0.50 / 2.00 | 0.900 |" in replay.table({"switchyard": rounds}, LOAD)
+    assert "| switchyard | 10 | 0 | 0.10 / 0.50 / 2.00 | 0.900 |" in verdict.table({"switchyard": rounds}, LOAD)
 
 
 async def test_many_who_wait_for_a_sleeping_model_wake_it_once_and_the_registry_hears_of_it() -> None:
