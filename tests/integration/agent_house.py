@@ -107,9 +107,9 @@ class AgentHouse:
         if number is signal.SIGKILL:
             self.process.wait(SAFETY_S)
 
-    async def exited(self) -> int:
+    async def exited(self, *, limit_s: float = SAFETY_S) -> int:
         assert self.process is not None
-        return await asyncio.to_thread(self.process.wait, SAFETY_S)
+        return await asyncio.to_thread(self.process.wait, limit_s)
 
     def log(self) -> str:
         return (self.path / "agent.log").read_text()
