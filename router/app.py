@@ -32,6 +32,7 @@ from router.settings import RouterSettings
 from router.sweep import Sweep
 from router.upstream.pool import EnginePool
 from router.upstream.spell import Speller
+from router.why import Recent
 from wire.connect import connect
 from wire.records import Router
 from wire.registry import Registry
@@ -70,6 +71,7 @@ class RouterApp:
         self.tracer = _tracer(settings, self.router_id)
         self.shutdown = Shutdown(notice_s=settings.drain_notice_s, limit_s=settings.drain_limit_s)
         self.attempts = Attempts(self.pool, self.dispatcher, settings, rng=rng)
+        self.recent = Recent(self.dispatcher.story)
         self.speller = Speller()
         failover = Failover(
             dispatcher=self.dispatcher,
@@ -86,7 +88,7 @@ class RouterApp:
             view=self._view,
             failover=failover,
             meter=self.meter,
-            trace=self.tracer.finish if self.tracer else None,
+            observers=[self.recent.note, *([self.tracer.finish] if self.tracer else [])],
             instruments=self.instruments,
             draining=lambda: self.shutdown.draining,
             settings=settings,
@@ -96,8 +98,13 @@ class RouterApp:
             for path in ENDPOINTS
         }
         self.collector = RouterCollector(self.instruments, self._gauges, self.dispatcher.in_flight)
-        pages = Pages(view=self._view, ready=self._not_ready, metrics=lambda: render(self.collector))
-        self.server: RouterServer = make_server(make_app(endpoints, pages, []), settings, on_signal=self.shutdown.ask)
+        pages = Pages(
+            view=self._view,
+            ready=self._not_ready,
+            metrics=lambda: render(self.collector),
+            why=lambda request_id, tenant: self.recent.story(request_id, tenant=tenant),
+        )
+        self.server: RouterServer = make_server(make_app(endpoints, pages), settings, on_signal=self.shutdown.ask)
         self.presence = Presence(
             registry,
             Router(

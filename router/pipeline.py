@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from router.answer import Answer, refused_answer
 from router.call import Call
@@ -37,7 +37,7 @@ class Pipeline:
         view: Callable[[], View],
         failover: Failover,
         meter: Meter,
-        trace: Callable[[Call], None] | None,
+        observers: Sequence[Callable[[Call], None]],
         instruments: Instruments,
         draining: Callable[[], bool],
         settings: RouterSettings,
@@ -45,7 +45,7 @@ class Pipeline:
         self._view = view
         self._failover = failover
         self._meter = meter
-        self._trace = trace
+        self._observers = observers
         self._instruments = instruments
         self._draining = draining
         self._settings = settings
@@ -101,8 +101,8 @@ class Pipeline:
         self._instruments.count(call)
         self._meter.record(call)
         answer.finish(call, client)
-        if self._trace is not None:
-            self._trace(call)
+        for observe in self._observers:
+            observe(call)
         if self._settings.log_requests:
             log.info("%s %s %s %s %.3f s", call.request_id, call.path, call.model, call.code, call.ended - call.arrived)
 

@@ -106,10 +106,12 @@ class Pages:
         view: Callable[[], View],
         ready: Callable[[], str],
         metrics: Callable[[], bytes],
+        why: Callable[[str, str], str | None],
     ) -> None:
         self._view = view
         self._ready = ready
         self._metrics = metrics
+        self._why = why
 
     async def models(self, request: Request) -> Response:
         try:
@@ -141,12 +143,23 @@ class Pages:
     async def metrics(self, request: Request) -> Response:
         return Response(self._metrics(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
+    async def why(self, request: Request) -> Response:
+        """The story of one of the tenant's own recent requests, as text."""
+        try:
+            tenant, _ = authenticate(request.scope["headers"], self._view(), now_unix_ns=time.time_ns())
+        except Refused as refused:
+            return refusal(refused)
+        story = self._why(request.path_params["request_id"], tenant.tenant)
+        if story is None:
+            return refusal(Refused(Code.NOT_FOUND, "This router remembers no such request of yours."))
+        return Response(story, media_type="text/plain; charset=utf-8")
+
     async def unknown(self, request: Request) -> Response:
         message = f"There is no {request.method} {request.url.path} here."
         return refusal(Refused(Code.NOT_FOUND, message))
 
 
-def make_app(endpoints: dict[str, ModelEndpoint], pages: Pages, extra: list[Route]) -> Starlette:
+def make_app(endpoints: dict[str, ModelEndpoint], pages: Pages) -> Starlette:
     async def wrong_method(request: Request, error: Exception) -> Response:
         message = f"{request.method} is not allowed for {request.url.path}."
         return refusal(Refused(Code.METHOD_NOT_ALLOWED, message))
@@ -164,7 +177,7 @@ def make_app(endpoints: dict[str, ModelEndpoint], pages: Pages, extra: list[Rout
         Route("/health", pages.health, methods=["GET"]),
         Route("/ready", pages.ready, methods=["GET"]),
         Route("/metrics", pages.metrics, methods=["GET"]),
-        *extra,
+        Route("/admin/why/{request_id}", pages.why, methods=["GET"]),
     ]
     return Starlette(routes=routes, exception_handlers={404: not_found, 405: wrong_method, 500: broken})
 

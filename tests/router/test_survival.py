@@ -113,3 +113,18 @@ async def test_streams_leave_a_replica_that_is_drained_now_without_a_client_noti
             await router.put(msgspec.structs.replace(first, state=ModelState.DRAINING, moving=True))
         assert SHOWN == answer.result().content
         assert ["moved", "ok"] == [a.code for a in router.records()[0].attempts]
+
+
+async def test_why_tells_the_story_of_a_stream_that_went_on_elsewhere_to_its_tenant_only() -> None:
+    async with router_with(cuts, plays) as (router, engines):
+        while not engines[0].exchanges:
+            answer = await router.chat(temperature=0, headers={"x-request-id": "told"})
+        assert SHOWN == answer.content
+        story = (await router.client.get("/admin/why/told")).text
+        assert "engine_broke after 2 events" in story
+        assert (
+            f"resume on {next(r for r in router.app.watch.view.fleet.replicas if str(engines[1].port) in r)}" in story
+        )
+        assert "ended ok" in story
+        stranger = await router.client.get("/admin/why/told", headers={"authorization": "Bearer x"})
+        assert (401, 404) == (stranger.status_code, (await router.client.get("/admin/why/other")).status_code)

@@ -306,6 +306,48 @@ class TestReplay:
         assert {"audio": None, "content": "a"} == event["choices"][0]["delta"]
 
 
+class TestBehindTheSeam:
+    """Where all is new, only the head and the number of the choice change, and that is done in fewer steps."""
+
+    def chat_word(self, word, token, number, **more):
+        choice = {"index": 0, "delta": {"content": word}, "logprobs": None, "finish_reason": None, "token_ids": [token]}
+        return event_of(head(True, number) | {"choices": [choice]} | more)
+
+    def test_a_replay_keeps_every_byte_but_the_head(self):
+        splice, _ = spliced([role(), said({"content": "a"}, ids=[7])], seed=1, temperature=1)
+        splice.feed(role(number=2) + self.chat_word("a", 7, 2))
+        more = {"service_tier": "x"}
+        assert self.chat_word("b", 8, 1, **more) == splice.feed(self.chat_word("b", 8, 2, **more))
+        assert 2 == splice.cost().output_tokens
+
+    def test_a_chat_by_ids_has_its_events_rebuilt(self):
+        splice, _ = spliced([role(), said({"content": "a"}, ids=[7])])
+        assert self.chat_word("b", 8, 1) == splice.feed(text("b", ids=[8]))
+        assert self.chat_word("c", 9, 1) == splice.feed(text("c", ids=[9]))
+
+    def test_a_completion_that_was_renumbered_keeps_its_number(self):
+        first = [text("a", ids=[5], number=1, prompt_token_ids=[1, 2], finish="stop")]
+        second = [text("b", ids=[6], number=1, index=1)]
+        splice, _ = spliced([*first, *second], path=TEXT, n=2, temperature=1)
+        events = [event for word in "cde" for event in documents(splice.feed(text(word, ids=[7])))]
+        assert [(1, 1, [7])] * 3 == [
+            (e["choices"][0]["index"], e["created"], e["choices"][0]["token_ids"]) for e in events
+        ]
+
+    def test_a_completion_keeps_every_byte_but_the_head(self):
+        splice, _ = spliced([text("a", ids=[5], number=1, prompt_token_ids=[1, 2])], path=TEXT)
+        splice.feed(text("b", ids=[6]))
+        assert text("c", ids=[7], number=1) == splice.feed(text("c", ids=[7]))
+
+    def test_an_engine_with_another_head_goes_the_long_way(self):
+        splice, _ = spliced([role(), said({"content": "a"}, ids=[7])], seed=1, temperature=1)
+        plain = {"id": "x", "model": "m", "choices": [{"index": 0, "delta": {"content": "a"}, "token_ids": [7]}]}
+        splice.feed(event_of(plain))
+        plain["choices"] = [{"index": 0, "delta": {"content": "b"}, "token_ids": [8]}]
+        (event,) = documents(splice.feed(event_of(plain)))
+        assert head(True, 1) == {name: event[name] for name in head(True, 1)}
+
+
 class TestClosing:
     END = (role(), said({"content": "a"}, ids=[7], finish="stop"))
 
