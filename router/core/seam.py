@@ -48,7 +48,18 @@ class Cursor:
 class Seam:
     """All cursors of one choice. `start` is where a leg by ids begins; None for a replay, which begins at nothing."""
 
-    __slots__ = ("_entries", "_finish", "_ids", "_role", "_texts", "_tools", "compares_ids", "finished", "offset")
+    __slots__ = (
+        "_behind",
+        "_entries",
+        "_finish",
+        "_ids",
+        "_role",
+        "_texts",
+        "_tools",
+        "compares_ids",
+        "finished",
+        "offset",
+    )
 
     def __init__(self, choice: Choice, start: Mark | None = None) -> None:
         texts = choice.channels.items()
@@ -61,6 +72,7 @@ class Seam:
         self._role = choice.role
         self._tools = set(choice.tool_ids)
         self._finish = choice.finish
+        self._behind = False
         self.finished = bool(choice.finish)
         self.offset = start.offset
         """Added to the offsets in a completion's logprobs."""
@@ -69,7 +81,15 @@ class Seam:
 
     @property
     def covered(self) -> bool:
-        return self._entries <= 0 and self._ids.covered and all(cursor.covered for cursor in self._texts.values())
+        if not self._behind:
+            texts = all(cursor.covered for cursor in self._texts.values())
+            self._behind = texts and self._ids.covered and self._entries <= 0
+        return self._behind
+
+    @property
+    def passes(self) -> bool:
+        """Whether an event of one id and its text is all new to the client, and nothing of it need be looked at."""
+        return self.covered and not self.finished and self.compares_ids
 
     def cut(self, said: dict[str, Any]) -> dict[str, Any] | None:
         """What of a choice's event is new to the client, None if nothing is; raise Diverged."""

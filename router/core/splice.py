@@ -16,11 +16,11 @@ from typing import Any
 import msgspec
 
 from router.core.asked import Asked, Endpoint
-from router.core.chunks import NULL, decode_chunk, tokens_of
+from router.core.chunks import NULL, decode_chunk, decode_clean, tokens_of
 from router.core.continuation import Plan, Way
 from router.core.events import DONE, data_of, event_of, split
 from router.core.seam import Diverged, Seam
-from router.core.transcript import Choice, Transcript
+from router.core.transcript import HEAD, Choice, Transcript
 from router.core.usage import Source, Usage, charged, read, render
 
 PROMPT_CHARS_PER_TOKEN = 32
@@ -43,10 +43,12 @@ class Splice:
             if index in choices:
                 choices[index].cut_back()
         self._seams = {i: Seam(choice, choice.mark if self._by_ids else None) for i, choice in choices.items()}
-        self._texts = {index: choice.main.decode() for index, choice in choices.items()}
+        self._texts = {i: choice.main.decode() for i, choice in choices.items()} if self._by_ids else {}
         self._prompt_known = transcript.prompt_tokens > 0
         self._prompt_tokens = transcript.prompt_tokens
         self._delivered = transcript.tokens
+        self._foreign = b"?"
+        self._own = b""
         self._totalled = False
         self._computed = 0
         self._reported = b""
@@ -54,7 +56,8 @@ class Splice:
 
     def feed(self, block: bytes) -> bytes:
         """The events to keep and, after the cut, to send; b"" while the leg repeats what was delivered."""
-        return b"".join([self._event(event) for event in split(block)])
+        quick = self._quick(block)
+        return b"".join([self._event(event) for event in split(block)]) if quick is None else quick
 
     def cost(self) -> Usage:
         """What this leg cost its engine so far, repeated tokens and the prompt's second prefill included."""
@@ -62,6 +65,36 @@ class Splice:
         if reported is not None:
             return reported
         return Usage(prompt_tokens=self._plan.prefill_tokens, output_tokens=self._computed, source=Source.COUNTED)
+
+    def _quick(self, block: bytes) -> bytes | None:
+        """The usual event behind the seam, of which only the head and the choice's number change; else None."""
+        try:
+            (said,) = decode_clean(block[6:]).choices
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            return None
+        index = said.index
+        if self._by_ids:
+            index = self._plan.choices[index] if index < len(self._plan.choices) else -1
+        seam = self._seams.get(index)
+        if seam is None or not seam.passes or index in self._texts or not block.startswith(self._foreign):
+            return None
+        if self._rebuilds:
+            choice = {"index": index, "delta": {"content": said.text}, "logprobs": None, "finish_reason": None}
+            new = event_of(self._head | {"choices": [choice | {"token_ids": said.token_ids}]})
+        elif index == said.index:
+            new = self._own + block[len(self._foreign) :]
+        else:
+            return None
+        self._delivered += 1
+        self._computed += 1
+        return new
+
+    def _learn(self, event: bytes, said: dict[str, Any]) -> None:
+        """The bytes before the choices of this leg's events, and what stands there in the client's."""
+        before, mark, _ = event.partition(b'"choices":[')
+        if list(said)[:5] == [*HEAD, "choices"] and self._head:
+            self._foreign = before + mark
+            self._own = event_of(self._head)[:-3] + b"," + mark
 
     def _event(self, event: bytes) -> bytes:
         payload = data_of(event)
@@ -75,6 +108,8 @@ class Splice:
             self._computed += sum(map(tokens_of, chunk.choices))
             if chunk.usage != NULL:
                 self._reported = bytes(chunk.usage)
+            if self._foreign == b"?":
+                self._learn(event, said)
             return self._chunk(said)
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise Diverged(f"the new leg sent an event that is no chunk: {error}") from error

@@ -29,6 +29,10 @@ MAIN = ("text", "content")
 """The channel that a completion, or a chat without reasoning or tools, has alone."""
 
 
+HEAD = ("id", "object", "created", "model")
+"""What every event of a stream repeats, in the engine's order."""
+
+
 class Mark(msgspec.Struct, frozen=True):
     """A point up to which every id has its whole text: the engine held nothing back. Lengths of what a choice has."""
 
@@ -189,7 +193,7 @@ class Transcript:
     def _take(self, chunk: Chunk) -> None:
         self.events += 1
         if not self.head and chunk.id:
-            self.head = {"id": chunk.id, "object": chunk.object, "created": chunk.created, "model": chunk.model}
+            self.head = {name: getattr(chunk, name) for name in HEAD}
         self.fingerprint = chunk.system_fingerprint or self.fingerprint
         for said in chunk.choices:
             choice = self._choice(said.index)
