@@ -30,7 +30,6 @@ _BOM = b"\xef\xbb\xbf"
 _ENDS = (b"\n\n", b"\n\r\n", b"\r\r")
 _IDS = b',"token_ids":['
 _PROMPT_IDS = b',"prompt_token_ids":['
-_SOME_IDS = b'token_ids":['
 _LAST_TYPES = frozenset({"message_stop", "response.completed", "response.incomplete"})
 _ERROR_TYPES = frozenset({"error", "response.failed"})
 
@@ -73,14 +72,16 @@ class Seen(msgspec.Struct, frozen=True, kw_only=True):
 
 class _PlainChoice(msgspec.Struct, gc=False):
     finish_reason: None = None
+    prompt_token_ids: None = None
 
 
 class _Plain(msgspec.Struct, gc=False):
     """An event that needs no action is one that decodes into this: the types are the test."""
 
-    choices: list[_PlainChoice]
+    choices: tuple[_PlainChoice]
     error: None = None
     usage: None = None
+    prompt_token_ids: None = None
 
 
 class _Choice(msgspec.Struct, gc=False):
@@ -140,15 +141,12 @@ class Cut:
         self.usage = usage
 
     def plain(self, block: bytes) -> bytes:
-        """For a block that `is_plain`: the same object when there is nothing to cut."""
+        """For a block that `is_plain`, so that it has one choice, and ids of no prompt: the same object when there is
+        nothing to cut."""
         if not self.ids:
             return block
-        at = block.rfind(_SOME_IDS)
-        if at < 0:
-            return block
-        if block.rfind(_SOME_IDS, 0, at) >= 0 or not block.startswith(b',"', at - 2):
-            return without_ids(block)
-        return block[: at - 2] + block[block.find(b"]", at) + 1 :]
+        at = block.rfind(_IDS)
+        return block if at < 0 else block[:at] + block[block.find(b"]", at) + 1 :]
 
     def any(self, block: bytes) -> bytes:
         """For any block without trouble; the usage event goes too where it was ours."""
@@ -168,14 +166,14 @@ def without_ids(block: bytes) -> bytes:
 
 
 def is_plain(block: bytes) -> bool:
-    """Whether the block is one event that the relay only has to pass on: valid JSON with choices of which none ended,
-    no usage, no error. Never true for anything to act on; false for some that need nothing, as several events at once.
-    """
+    """Whether the block is one event that the relay only has to pass on: valid JSON with one choice that has not ended,
+    no usage, no error, no ids of the prompt. Never true for anything to act on; false for some that need nothing, as
+    several events at once."""
     try:
         _decode_plain(block[6:])
     except msgspec.DecodeError:
         return False
-    return block.startswith(b"data: ") and block.endswith(b"\n\n") and block.find(b"\n", 0, -2) < 0
+    return block.startswith(b"data: ") and block.find(b"\n") == len(block) - 2
 
 
 def examine(block: bytes) -> Seen:
@@ -184,7 +182,8 @@ def examine(block: bytes) -> Seen:
     usage, done = b"", False
     trouble, detail = None, ""
     for event in split(block):
-        payload = data_of(event)
+        payload = None if (plain := is_plain(event)) else data_of(event)
+        events += plain
         if payload is not None and not (done := payload.strip() == b"[DONE]"):
             read, trouble, detail = _read(payload)
             if trouble is not None:

@@ -91,7 +91,8 @@ def test_a_plain_event_holds_nothing_to_act_on(chunk):
     seen = examine(event)
     assert seen.trouble is None
     acts = bool(seen.finished or seen.usage or seen.done)
-    assert is_plain(event) != acts
+    whole = len(chunk["choices"]) == 1 and "prompt_token_ids" not in chunk | chunk["choices"][0]
+    assert is_plain(event) == (whole and not acts)
 
 
 @given(st.binary(max_size=60), st.integers(0, 300))
@@ -117,3 +118,27 @@ def test_events_come_out_whole_and_in_order_however_the_bytes_were_cut(several, 
         event for event in split(stream) if event.strip()
     ]
     assert several == [value for block in blocks for value in decoded(block)]
+
+
+QUICK = [event for one in recordings() if one.answer.streamed for event in one.answer.events()]
+
+
+@given(event=st.sampled_from(QUICK), ids=st.booleans())
+def test_what_passes_quickly_is_an_event_that_a_decoder_calls_plain_and_is_cut_alike(event: bytes, ids: bool) -> None:
+    cut = Cut(ids=ids, usage=True)
+    quick = cut.quick(event)
+    if quick is not None:
+        assert is_plain(event)
+        assert cut.plain(event) == quick
+
+
+def test_nearly_every_event_of_a_recorded_stream_passes_quickly() -> None:
+    greedy = [e for one in recordings() if one.name in ("chat-long-ids", "text-long-ids") for e in one.answer.events()]
+    quick = [e for e in greedy if Cut(ids=True, usage=True).quick(e) is not None]
+    assert len(greedy) - len(quick) <= 12
+
+
+@given(text=st.text(), several=st.integers(2, 3))
+def test_several_events_at_once_never_pass_quickly(text: str, several: int) -> None:
+    event = event_of({"id": "x", "choices": [{"index": 0, "text": text, "finish_reason": None}]})
+    assert Cut(ids=True, usage=True).quick(event * several) is None
