@@ -17,7 +17,7 @@ import platform
 import statistics
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from pathlib import Path
 from time import monotonic
 
@@ -29,6 +29,7 @@ from loadtest.client import Client
 from loadtest.measures import Bench, Figures
 from loadtest.peers import roster
 from loadtest.peers.contestant import Command, Contestant, Launch, Site
+from loadtest.plain import NoFigures
 from loadtest.processes import CannotStart, Process, Processes, cores, free_port, pin
 
 MODEL = "bench"
@@ -147,26 +148,31 @@ async def _ready(bench: Bench, launch: Launch) -> None:
 
 
 async def _questions(bench: Bench, plan: Plan) -> Figures:
-    figures: Figures = {}
-    errors = 0.0
-
-    def keep(found: Figures, suffix: str = "") -> None:
-        nonlocal errors
-        errors += found.pop("errors")
-        figures.update({name + suffix: value for name, value in found.items()})
-
+    """Everything that can be answered; a question that cannot is said and counted, and its figures are left out."""
+    figures: Figures = {"errors": 0.0}
     await asyncio.sleep(1.0)
-    keep(await measures.memory(bench, levels=(1000, 2000, 4000) if plan.growth else (1000,)))
-    keep(await measures.paced(bench, streams=64, seconds=plan.seconds))
+    levels = (1000, 2000, 4000) if plan.growth else (1000,)
+    await _ask(measures.memory(bench, levels=levels), figures)
+    await _ask(measures.paced(bench, streams=64, seconds=plan.seconds), figures)
     if plan.growth:
-        keep(await measures.paced(bench, streams=128, seconds=plan.seconds), "_x2")
-        keep(await measures.paced(bench, streams=256, seconds=plan.seconds), "_x4")
-    keep(await measures.first_events(bench, seconds=plan.seconds))
-    keep(await measures.plain(bench, seconds=plan.seconds))
-    keep(await measures.delays_of_nagle(bench))
-    keep(await measures.ceiling(bench, seconds=plan.seconds))
-    figures["errors"] = errors
+        await _ask(measures.paced(bench, streams=128, seconds=plan.seconds), figures, "_x2")
+        await _ask(measures.paced(bench, streams=256, seconds=plan.seconds), figures, "_x4")
+    await _ask(measures.first_events(bench, seconds=plan.seconds), figures)
+    await _ask(measures.plain(bench, seconds=plan.seconds), figures)
+    await _ask(measures.delays_of_nagle(bench), figures)
+    await _ask(measures.ceiling(bench, seconds=plan.seconds), figures)
     return figures
+
+
+async def _ask(question: Awaitable[Figures], figures: Figures, suffix: str = "") -> None:
+    try:
+        found = await question
+    except (NoFigures, TimeoutError, OSError) as error:
+        print(f"a question was not answered: {type(error).__name__} {error}", file=sys.stderr)
+        figures["errors"] += 1
+        return
+    figures["errors"] += found.pop("errors")
+    figures.update({name + suffix: value for name, value in found.items()})
 
 
 def medians(rounds: Sequence[dict[str, Figures]]) -> dict[str, Figures]:
@@ -180,6 +186,8 @@ def medians(rounds: Sequence[dict[str, Figures]]) -> dict[str, Figures]:
     for percentile in ("p50", "p99"):
         base = found.get("direct", {}).get(f"first_event_ms_{percentile}", 0.0)
         for figures in found.values():
+            if f"first_event_ms_{percentile}" not in figures:
+                continue
             figures[f"added_first_event_ms_{percentile}"] = figures[f"first_event_ms_{percentile}"] - base
     return found
 
@@ -202,10 +210,13 @@ def _present(contestant: Contestant) -> bool:
 
 
 def _line(figures: Figures) -> str:
+    def shown(name: str) -> str:
+        return f"{figures[name]:.1f}" if name in figures else "n/a"
+
     return (
-        f"{figures['cpu_us_per_event']:6.1f} us/event, relay p99 {figures['relay_ms_p99']:6.2f} ms, "
-        f"first event p99 {figures['first_event_ms_p99']:6.2f} ms, plain {figures['plain_per_s']:6.0f}/s at "
-        f"{figures['cpu_us_per_plain']:5.0f} us, errors {figures['errors']:.0f}"
+        f"{shown('cpu_us_per_event'):>6} us/event, relay p99 {shown('relay_ms_p99'):>6} ms, "
+        f"first event p99 {shown('first_event_ms_p99'):>6} ms, plain {shown('plain_per_s'):>7}/s at "
+        f"{shown('cpu_us_per_plain'):>6} us, errors {shown('errors')}"
     )
 
 

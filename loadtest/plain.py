@@ -23,6 +23,10 @@ wrk.headers["content-type"] = "application/json"
 """
 
 
+class NoFigures(RuntimeError):  # noqa: N818 - reads as what it is where it is caught
+    """A measurement gave nothing to read; the message says why."""
+
+
 class Plain(msgspec.Struct, frozen=True):
     requests: int
     failures: int
@@ -50,7 +54,10 @@ async def _wrk(
     script.write_text(_SCRIPT % (body.decode(), header))
     command = ["wrk", "-t1", f"-c{connections}", f"-d{seconds:g}s", "-s", str(script)]
     started = await asyncio.create_subprocess_exec(
-        *command, f"http://{client.host}:{client.port}{path}", stdout=asyncio.subprocess.PIPE
+        *command,
+        f"http://{client.host}:{client.port}{path}",
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
     )
     out, _ = await started.communicate()
     return parse_wrk(out.decode())
@@ -60,7 +67,7 @@ def parse_wrk(text: str) -> Plain:
     """`N requests in 3.00s, ...`, and what went wrong: socket errors and answers that are no 2xx or 3xx."""
     done = re.search(r"(\d+) requests in ([\d.]+)(ms|s|m)", text)
     if done is None:
-        raise ValueError(f"wrk said something else: {text[:300]}")
+        raise NoFigures(f"wrk said something else: {text[:300]!r}")
     unit = {"ms": 1e-3, "s": 1.0, "m": 60.0}[done[3]]
     errors = sum(int(n) for n in re.findall(r"(?:connect|read|write|timeout) (\d+)", text))
     errors += sum(int(n) for n in re.findall(r"Non-2xx or 3xx responses: (\d+)", text))

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from loadtest.measures import quantile
-from loadtest.plain import parse_wrk
+from loadtest.plain import NoFigures, parse_wrk
 from loadtest.processes import CannotStart, Process, cpu_s, descendants, memory_bytes
 
 WRK = """Running 2s test @ http://127.0.0.1:1/v1/chat/completions
@@ -31,7 +31,7 @@ def test_wrk_is_understood_with_all_its_failures() -> None:
 
 
 def test_other_text_is_not_taken_for_figures() -> None:
-    with pytest.raises(ValueError, match="something else"):
+    with pytest.raises(NoFigures, match="something else"):
         parse_wrk("unable to connect")
 
 

@@ -85,3 +85,13 @@ def test_an_unknown_contestant_is_refused_with_the_known_ones() -> None:
 def test_the_roster_keeps_its_order_whatever_the_order_asked_for() -> None:
     assert ["switchyard", "nginx", "smg"] == [one.name for one in roster.named(["smg", "nginx", "switchyard"])]
     assert len(roster.ALL) == len({one.name for one in roster.ALL})
+
+
+def test_a_question_without_an_answer_leaves_the_other_figures() -> None:
+    partial = {name: value for name, value in FIGURES.items() if not name.startswith("first_event")}
+    found = medians([{"litellm": partial, "nginx": FIGURES}])
+    assert 24.0 == found["litellm"]["cpu_us_per_event"]
+    assert "added_first_event_ms_p99" not in found["litellm"]
+    assert "| litellm | 24.0 (1.00) | 0.10 / 0.40 / 1.20 | n/a / n/a |" in report.markdown(
+        _result({"litellm": partial, "nginx": FIGURES})
+    )
