@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help run run-vllm test test-vllm test-slow check loadtest clean
+.PHONY: help run run-vllm vllm test test-vllm test-slow check loadtest clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -e 's/:.*## /\t/' | expand -t 14
@@ -21,6 +21,9 @@ run: $(STAMP) ## everything on this machine with simulated engines, and a first 
 
 run-vllm: $(STAMP) ## the same with real vLLM (GPU build where there is a GPU, else the CPU build and a tiny model)
 	$(BIN)/switchyard up --engine vllm
+
+vllm: $(STAMP) ## the environment of real vLLM, made once in .venv-vllm (2.5 GB)
+	$(BIN)/python -m node_agent.engines.install
 
 test: $(STAMP) ## all that a newcomer needs to trust it (under 10 minutes on 2 cores)
 	$(BIN)/python -m pytest

@@ -13,7 +13,7 @@ from typing import Protocol
 import msgspec
 
 from router.call import Attempt
-from router.core import events
+from router.core import events, stall
 from router.core.errors import Code
 from router.core.events import EventTooLarge, Seen, Splitter, Trouble
 from router.core.seam import Diverged
@@ -33,8 +33,8 @@ _TROUBLE = {
 class Editor(Protocol):
     """What the client gets of the engine's events: a cut on the first leg, a splice on a resumed one (resume.py)."""
 
-    def plain(self, block: bytes) -> bytes:
-        """Of one plain event."""
+    def quick(self, block: bytes) -> bytes | None:
+        """Of one ordinary event; None for what needs a closer look. Never empty."""
         ...
 
     def any(self, block: bytes) -> bytes:
@@ -43,10 +43,10 @@ class Editor(Protocol):
 
 
 class Limits(msgspec.Struct, frozen=True):
-    """Seconds an attempt may take; checked by the sweep, so they hold to a quarter of a second."""
+    """What an attempt may take; times are checked by the sweep, so they hold to a quarter of a second."""
 
-    first_token_s: float
-    between_tokens_s: float
+    patience_s: Callable[[Relay, float], float]
+    """How long this attempt may be silent, asked again at each sweep: reports tell more as time goes on."""
     total_until: float
     answer_bytes: int
     event_bytes: int
@@ -125,16 +125,17 @@ class Relay:
         if not block or self.done.done():
             return
         try:
-            if events.is_plain(block):
-                if not self.events:
-                    self._begin()
-                self.events += 1
-                if out := self._editor.plain(block):
-                    self._client.write(out)
-            else:
+            out = self._editor.quick(block)
+            if out is None:
                 self._act(block)
+                return
         except Diverged as error:
             self.stop(Code.DIVERGED, str(error))
+            return
+        if not self.events:
+            self._begin()
+        self.events += 1
+        self._client.write(out)
 
     def end(self) -> None:
         if self._whole is not None:
@@ -165,16 +166,25 @@ class Relay:
         quiet_s = now - self.quiet_since
         if now > self._limits.total_until:
             self.stop(Code.TOTAL_TIMEOUT, "the request took longer than its total limit")
-        if self.attempt.first_token:
-            if quiet_s > self._limits.between_tokens_s:
+        elif quiet_s > self._limits.patience_s(self, now):
+            if self.attempt.first_token:
                 self.stop(Code.STALLED, f"no event for {quiet_s:.1f} s")
-        elif quiet_s > self._limits.first_token_s:
-            self.stop(Code.FIRST_TOKEN_TIMEOUT, f"no first event within {self._limits.first_token_s:g} s")
+            else:
+                self.stop(Code.FIRST_TOKEN_TIMEOUT, f"no first event within {quiet_s:.1f} s")
+
+    def excuse(self, pause_s: float) -> None:
+        """The router itself stood still: what the engine sent meanwhile is still to be read."""
+        self.quiet_since += pause_s
+
+    @property
+    def interval_s(self) -> float:
+        """Mean time between events so far."""
+        return stall.interval_s(self.events, self.quiet_since - self.attempt.first_token)
 
     # How
 
     def _act(self, block: bytes) -> None:
-        """A block that is not one plain event: several at once, the end, usage, a comment, or trouble."""
+        """A block that is not one ordinary event: several at once, the end, usage, a comment, or trouble."""
         seen: Seen = events.examine(block)
         if seen.events and not self.events:
             self._begin()

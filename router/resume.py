@@ -73,20 +73,25 @@ class Story:
 class FirstLeg:
     """The client gets what the engine sends, less what only we asked for."""
 
-    __slots__ = ("_story", "any_cut", "plain_cut")
+    __slots__ = ("_keep", "_quick", "_story")
 
     def __init__(self, story: Story) -> None:
         self._story = story
-        self.plain_cut = story.cut.plain
-        self.any_cut = story.cut.any
+        self._keep = story.keep
+        # An event of several choices must be looked at closely: one may end while another goes on.
+        self._quick = story.cut.quick if story.asked.choices == 1 else None
 
-    def plain(self, block: bytes) -> bytes:
-        self._story.keep(block)
-        return self.plain_cut(block)
+    def quick(self, block: bytes) -> bytes | None:
+        if self._quick is None:
+            return None
+        out = self._quick(block)
+        if out is not None:
+            self._keep(block)
+        return out
 
     def any(self, block: bytes) -> bytes:
-        self._story.keep(block)
-        return self.any_cut(block)
+        self._keep(block)
+        return self._story.cut.any(block)
 
     def cost(self) -> Usage | None:
         """The engine's own report says it."""
@@ -102,8 +107,8 @@ class SplicedLeg:
         self._story = story
         self._splice = splice
 
-    def plain(self, block: bytes) -> bytes:
-        return self.any(block)
+    def quick(self, block: bytes) -> bytes | None:
+        return None
 
     def any(self, block: bytes) -> bytes:
         new = self._splice.feed(block)
@@ -120,10 +125,11 @@ class SplicedLeg:
 class WholeLeg:
     """Nothing streamed: the answer passes as one body."""
 
-    def plain(self, block: bytes) -> bytes:
-        return block
+    def quick(self, block: bytes) -> bytes | None:
+        return None
 
-    any = plain
+    def any(self, block: bytes) -> bytes:
+        return block
 
     def cost(self) -> Usage | None:
         return None

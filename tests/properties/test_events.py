@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from router.core.events import DONE, Cut, Splitter, data_of, event_of, examine, is_plain, split
+from tests.recordings.library import recordings
 
 IDS = st.lists(st.integers(0, 200_000), max_size=5)
 # Texts made to look like the patterns that are cut.
