@@ -1,4 +1,4 @@
-"""The servers' fixtures. Modules that use them say so with `pytestmark`: marker `vllm`, and time for servers to start."""
+"""The servers' fixtures. Modules that use them say so with `pytestmark`: marker `vllm`, and time for servers."""
 
 from __future__ import annotations
 
