@@ -159,13 +159,10 @@ class PrefixIndex:
             found.append((size, left))
         return found
 
-    def rows(self, bits: int, limit: int = 0) -> list[int]:
-        """The replicas of a set, at most `limit` of them when one is given."""
-        where = _where(bits & self._live)
-        if limit:
-            where = where[: 2 * limit]  # a replica has at most two bits
-        found: list[int] = list(dict.fromkeys(self._rows[where].tolist()))
-        return found[:limit] if limit else found
+    def rows(self, bits: int, limit: int) -> list[int]:
+        """Up to `limit` replicas of a set."""
+        where = _where(bits & self._live, 2 * limit)  # a replica has at most two bits
+        return list(dict.fromkeys(self._rows[where].tolist()))[:limit]
 
     def spread(self, match: Match, out: NDArray[np.float64]) -> None:
         """Write the bytes matched into the rows that match; leaves the others as they are."""
@@ -180,13 +177,14 @@ class PrefixIndex:
 
     def matched(self, match: Match, rows: NDArray[np.intp]) -> NDArray[np.float64]:
         """Bytes that each of some rows has."""
-        found = np.zeros(len(rows))
-        bits = self._bits[rows]
-        byte, bit = bits >> 3, bits & 7
-        for size, mask in match:
-            raw = np.frombuffer(mask.to_bytes(len(self._rows) // 8, "little"), np.uint8)
-            has = (raw[byte] >> bit) & 1
-            found[(has[:, 0] | has[:, 1]) > 0] = size
+        if not match:
+            return np.zeros(len(rows))
+        width = len(self._rows) // 8
+        sizes = np.array([float(size) for size, _ in match])
+        sets = np.frombuffer(b"".join([bits.to_bytes(width, "little") for _, bits in match]), np.uint8)
+        mine = self._bits[rows]
+        has = (sets.reshape(len(match), width)[:, mine >> 3] >> (mine & 7)) & 1
+        found: NDArray[np.float64] = ((has[:, :, 0] | has[:, :, 1]) * sizes[:, np.newaxis]).max(axis=0)
         return found
 
     def _take(self, row: int) -> int:
@@ -204,6 +202,13 @@ class PrefixIndex:
         self._retired[0].append(bit)
 
 
-def _where(bits: int) -> NDArray[np.intp]:
+def _where(bits: int, limit: int = 0) -> NDArray[np.intp]:
+    """Numbers of the bits that are set, about the first `limit` of them when one is given: wide sets are mostly empty
+    bytes, which are left out before bits are looked at."""
     raw = np.frombuffer(bits.to_bytes((bits.bit_length() + 7) // 8, "little"), np.uint8)
-    return np.flatnonzero(np.unpackbits(raw, bitorder="little"))
+    full = np.flatnonzero(raw != 0)
+    if limit:
+        full = full[:limit]
+    where = np.flatnonzero(np.unpackbits(raw[full], bitorder="little"))
+    numbers: NDArray[np.intp] = full[where >> 3] * 8 + (where & 7)
+    return numbers

@@ -26,6 +26,7 @@ from router.core.pick import Found, find, why_out
 from router.core.policies import DEFAULT, POLICIES, Policy
 from router.core.policies.base import Rng
 from router.core.score import Ask
+from router.core.stall import Heard
 from router.core.verdicts import Picked
 
 INDEX_CHECK = 64
@@ -152,6 +153,10 @@ class CoreDispatcher:
         """What another policy or other constants would have made of the decisions that are remembered."""
         rule = POLICIES[policy]()
         return whatif(self._records.everything(), rule, constants=constants or self._constants, rng=self._rng)
+
+    def heard(self, replica: str, now: float) -> Heard | None:
+        """What its agent last said of it, None while nobody speaks for it."""
+        return self._belief.heard(replica, now)
 
     def accuracy(self) -> dict[str, Accuracy]:
         """Of the predictions, by base model."""

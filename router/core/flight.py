@@ -121,11 +121,8 @@ class CoreFlight:
         if row < 0 or entry.sequences > 1:
             return
         pace = float(figures[TOKEN][row] + figures[CONTEXT][row] * entry.context)
-        slowness = replica.node.slowness.at(now)
         if pace < float("inf"):
-            replica.cost.pace(
-                predicted_ms=pace / replica.cost.decode / slowness * slowness, observed_ms=elapsed_ms / tokens
-            )
+            replica.cost.pace(predicted_ms=pace / replica.cost.decode, observed_ms=elapsed_ms / tokens)
 
     def end(
         self, ending: Ending, now: float, *, prompt_tokens: int = 0, cached_tokens: int = -1, output_tokens: int = 0
@@ -150,10 +147,12 @@ class CoreFlight:
             return
         engine_ms = max(elapsed_ms - plan.network_ms, 0.3 * elapsed_ms)
         if not censored:
-            slowness = replica.node.slowness.at(now)
             step, prefill = self._class
             replica.cost.first_token(
-                step_ms=plan.steps_ms / step, prefill_ms=plan.prefill_ms / prefill, observed_ms=engine_ms / slowness
+                step_ms=plan.steps_ms / step,
+                prefill_ms=plan.prefill_ms / prefill,
+                observed_ms=engine_ms,
+                slowness=replica.node.slowness.at(now),
             )
         replica.node.slowness.learn(engine_ms / predicted, now, censored=censored)
 

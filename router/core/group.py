@@ -164,6 +164,8 @@ class Group:
 
     def columns(self, rows: Iterable[int]) -> Array:
         """A copy of some columns."""
+        if self._table.flags.f_contiguous:
+            return np.ascontiguousarray(np.take(self._table.T, list(rows), axis=0).T)
         return np.take(self._table, list(rows), axis=1)
 
     def all_columns(self) -> Array:

@@ -14,6 +14,10 @@ from router.core.classes import Cost
 from router.core.constants import Constants
 
 
+FAR = 2.0
+"""An error by more than this factor is travelled, not fitted."""
+
+
 class Slowness:
     """How many times slower one node is than its class: up at once, down slowly, forgiven when idle."""
 
@@ -44,10 +48,12 @@ class Slowness:
 class ClassCost:
     """Two factors on the prior of a (model, device class): its steps and its prefill, by recursive least squares.
 
-    Fitted on relative errors, so that long prompts do not decide alone; decode has a factor of its own, from the
-    pace of tokens."""
+    Fitted on relative errors, so that long prompts do not decide alone. Far from the truth both factors move together
+    by a part of the error first: least squares trusts its past too much to travel. What all nodes of the class have in
+    common belongs here, so an observation is corrected only for how much slower its node is than the others. Decode has
+    a factor of its own, from the pace of tokens."""
 
-    __slots__ = ("_a", "_b", "_c", "_constants", "decode", "observations", "prefill", "prior", "step")
+    __slots__ = ("_a", "_b", "_c", "_common", "_constants", "decode", "observations", "prefill", "prior", "step")
 
     def __init__(self, prior: Cost, constants: Constants) -> None:
         self.prior = prior
@@ -56,15 +62,22 @@ class ClassCost:
         spread = 0.05 if prior.known else 0.5
         self._a, self._b, self._c = spread, 0.0, spread
         """Covariance [[a, b], [b, c]] of the two factors."""
+        self._common = 0.0
+        """Log of the slowness that the nodes of the class show on average."""
         self.observations = 0
 
-    def first_token(self, *, step_ms: float, prefill_ms: float, observed_ms: float) -> None:
+    def first_token(self, *, step_ms: float, prefill_ms: float, observed_ms: float, slowness: float = 1.0) -> None:
         """`step_ms` and `prefill_ms` are the parts of the prediction by the prior alone."""
         predicted = self.step * step_ms + self.prefill * prefill_ms
         if predicted <= 0.0 or observed_ms <= 0.0:
             return
         self.observations += 1
-        observed = min(max(observed_ms, predicted / 3.0), predicted * 3.0)
+        self._common += 0.05 * (log(slowness) - self._common)
+        observed = observed_ms * exp(self._common) / slowness
+        ratio = min(max(observed / predicted, 1.0 / FAR**2), FAR**2)
+        if not 1.0 / FAR <= ratio <= FAR:
+            self.step, self.prefill = self._bounded(self.step * ratio**0.2), self._bounded(self.prefill * ratio**0.2)
+            return
         x, y = step_ms / observed, prefill_ms / observed
         px, py = self._a * x + self._b * y, self._b * x + self._c * y
         forget = self._constants.class_forget

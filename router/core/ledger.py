@@ -36,7 +36,6 @@ class Ledger:
         "constants",
         "context",
         "entries",
-        "kv_use",
         "other_context",
         "other_sequences",
         "other_tokens",
@@ -65,7 +64,6 @@ class Ledger:
         self.reported_at = born
         """Of the last report, or when this router first knew of the replica."""
         self.seen = 0
-        self.kv_use = 0.0
         self.typical = 0.0
         """Mean uncached tokens of a request here, for engines that report only how many wait."""
         self._changes: deque[tuple[float, int, float, int]] = deque()
@@ -124,14 +122,13 @@ class Ledger:
             reported = load.waiting * self.typical
         self.other_tokens = max(0.0, reported - own_tokens)
         self.other_sequences = max(0.0, float(load.running + load.waiting - own_sequences))
-        self.kv_use = load.kv_use
         self.other_context = max(0.0, load.kv_use * load.kv_capacity_tokens - self.context)
         self.reported_at = since
         self._forget(now)
 
     def forget_others(self) -> None:
         """The engine was started anew: nothing that was reported is in it."""
-        self.other_tokens = self.other_sequences = self.other_context = self.kv_use = 0.0
+        self.other_tokens = self.other_sequences = self.other_context = 0.0
         self._changes.clear()
 
     def backlog(self, *, routers: int, now: float) -> float:

@@ -4,79 +4,373 @@ import random
 
 import pytest
 
+from router.core.constants import Constants
 from router.core.dispatch import CoreDispatcher
-from router.core.model import Decision, Ending, Fleet, LoadReport, ReplicaLoad, Shape, Verdict
-from wire.records import ModelPolicy, ModelState, Node, Replica
+from router.core.model import Decision, Ending, Flight, Shape, Verdict
+from tests.router.core.fleets import dispatcher, fleet, load, replica, report, shape
+from wire.records import ModelPolicy, ModelState, Task
 
 
-def replica(name: str, state: ModelState = ModelState.READY, **more: object) -> Replica:
-    fields = {"node": f"n-{name}", "region": "eu", "model": "m", "address": "127.0.0.1:1"} | more
-    return Replica(replica=name, state=state, **fields)  # type: ignore[arg-type]
-
-
-def dispatcher(*replicas: Replica, models: tuple[ModelPolicy, ...] = ()) -> CoreDispatcher:
-    core = CoreDispatcher(rng=random.Random(1))
-    nodes = {r.node: Node(node=r.node, region="eu", address="127.0.0.1:2") for r in replicas}
-    core.apply(Fleet(1, nodes, {r.replica: r for r in replicas}, {p.model: p for p in models}), 0.0)
-    return core
-
-
-def shape(model: str = "m", prompt: bytes = b"x" * 400) -> Shape:
-    return Shape(request_id="r", model=model, prompt=prompt)
-
-
-def send(core: CoreDispatcher) -> Decision:
-    decision = core.pick(shape(), now=0.0)
+def send(core: CoreDispatcher, asked: Shape | None = None, *, now: float = 0.0) -> tuple[Decision, Flight]:
+    asked = asked or shape()
+    decision = core.pick(asked, now=now)
     assert Verdict.SEND is decision.verdict
-    return decision
+    return decision, core.begin(decision, asked, now)
 
 
 def test_an_unknown_model_is_told_apart_from_one_without_replicas() -> None:
     core = dispatcher(replica("a", ModelState.FAILED), models=(ModelPolicy(model="known"),))
     assert Verdict.UNKNOWN_MODEL is core.pick(shape("nobody"), now=0.0).verdict
     assert Verdict.NONE is core.pick(shape("known"), now=0.0).verdict
-    assert Verdict.NONE is core.pick(shape("m"), now=0.0).verdict
-    assert core.pick(shape("m"), now=0.0).retry_after_s > 0
+    nobody = core.pick(shape("m"), now=0.0)
+    assert (Verdict.NONE, 5.0) == (nobody.verdict, nobody.retry_after_s)
+    assert "failed" in nobody.reason
+    assert [] == core.explain(shape("nobody"), now=0.0)
 
 
 def test_requests_spread_over_equal_replicas() -> None:
     core = dispatcher(replica("a"), replica("b"), replica("c"))
     for index in range(9):
-        asked = shape(prompt=bytes([index]) * 16_384)
-        core.begin(core.pick(asked, now=0.0), asked, 0.0)
+        send(core, shape(prompt=bytes([index]) * 16_384))
     assert {"a": 3, "b": 3, "c": 3} == core.in_flight()
 
 
 @pytest.mark.parametrize("ending", list(Ending))
-def test_every_ending_takes_the_request_off_the_counts_once(ending: Ending) -> None:
+@pytest.mark.parametrize("started", [False, True])
+def test_every_ending_takes_the_request_off_the_counts_once(ending: Ending, started: bool) -> None:
     core = dispatcher(replica("a"))
-    flight = core.begin(send(core), shape(), 0.0)
-    flight.first_token(0.1)
-    flight.progress(3, 0.2)
+    _, flight = send(core)
+    if started:
+        flight.first_token(0.1)
+        flight.first_token(0.1)
+        flight.progress(3, 0.2)
+        flight.progress(0, 0.2)
     flight.end(ending, 0.3)
     flight.end(ending, 0.4)
+    flight.first_token(0.5)
+    flight.progress(3, 0.6)
     assert {} == core.in_flight()
     assert {"a": 1} == core.sent("n-a")
+    assert {} == core.sent("n-nowhere")
 
 
 def test_a_tried_replica_is_not_picked_again() -> None:
     core = dispatcher(replica("a"), replica("b"))
     assert "b" == core.pick(shape(), exclude={"a"}, now=0.0).replica
-    assert Verdict.NONE is core.pick(shape(), exclude={"a", "b"}, now=0.0).verdict
+    nobody = core.pick(shape(), exclude={"a", "b"}, now=0.0)
+    assert Verdict.NONE is nobody.verdict
+    assert "tried already" in nobody.reason
 
 
-def test_a_loading_model_is_held_and_a_sleeping_one_is_woken() -> None:
-    assert Verdict.HOLD is dispatcher(replica("a", ModelState.LOADING)).pick(shape(), now=0.0).verdict
-    woken = dispatcher(replica("a", ModelState.ON_DISK), replica("b", ModelState.SLEEPING)).pick(shape(), now=0.0)
-    assert (Verdict.WAKE, "b") == (woken.verdict, woken.replica)
+def test_only_a_decision_to_send_can_be_begun() -> None:
+    core = dispatcher(replica("a"))
+    with pytest.raises(TypeError):
+        core.begin(Decision(verdict=Verdict.NONE), shape(), 0.0)
 
 
-def test_a_report_moves_requests_away_from_a_busy_replica() -> None:
+def test_a_prompt_goes_back_to_where_its_beginning_is_cached() -> None:
+    core = dispatcher(*(replica(name) for name in "abcdef"))
+    long = shape(prompt=bytes(64) * 1024)
+    first, flight = send(core, long)
+    flight.first_token(0.1)
+    flight.end(Ending.COMPLETE, 0.2, prompt_tokens=16_384, cached_tokens=0, output_tokens=5)
+    for now in range(1, 8):
+        again = core.pick(shape(prompt=long.prompt + b"more"), now=float(now))
+        assert first.replica == again.replica
+        assert again.uncached_tokens < 100
+
+
+def test_a_busy_holder_of_the_prefix_is_left_for_an_idle_replica() -> None:
     core = dispatcher(replica("a"), replica("b"))
-    core.report(LoadReport(node="n-a", epoch=1, sequence=1, replicas=(ReplicaLoad(replica="a", running=30),)), 0.0)
-    assert "b" == send(core).replica
+    asked = shape(prompt=bytes(32) * 1024)
+    first, flight = send(core, asked)
+    flight.first_token(0.3)
+    flight.end(Ending.COMPLETE, 0.4)
+    core.report(report(load(first.replica, waiting=9, waiting_uncached_tokens=60_000.0, seen=1)), 0.5)
+    assert first.replica != core.pick(asked, now=0.5).replica
 
 
-def test_an_adapter_is_served_by_replicas_of_its_base() -> None:
+def test_a_restart_forgets_the_cache_and_the_failures() -> None:
+    core = dispatcher(replica("a"), replica("b"))
+    asked = shape(prompt=bytes(64) * 1024)
+    first, flight = send(core, asked)
+    flight.end(Ending.FAILED, 0.1)
+    core.report(report(load(first.replica, generation=2)), 0.2)
+    terms = {c.replica: c.terms for c in core.explain(asked, now=0.2)}
+    assert terms["a"]["prefill"] == terms["b"]["prefill"]
+    assert "health" not in terms[first.replica]
+
+
+def test_a_record_of_a_new_generation_restarts_too_and_old_reports_are_ignored() -> None:
+    core = dispatcher(replica("a"))
+    core.apply(fleet(replica("a", generation=3)), 1.0)
+    core.report(report(load("a", generation=2, state=ModelState.FAILED)), 1.0)
+    assert Verdict.SEND is core.pick(shape(), now=1.0).verdict
+
+
+def test_reports_out_of_order_are_dropped_until_the_agent_starts_anew() -> None:
+    core = dispatcher(replica("a"))
+    core.report(report(load("a"), sequence=5), 0.1)
+    core.report(report(load("a", state=ModelState.FAILED), sequence=4), 0.2)
+    assert Verdict.SEND is core.pick(shape(), now=0.2).verdict
+    core.report(report(load("a", state=ModelState.FAILED), sequence=1, epoch=2), 0.3)
+    assert Verdict.NONE is core.pick(shape(), now=0.3).verdict
+
+
+def test_reports_of_unknown_nodes_and_replicas_are_ignored() -> None:
+    core = dispatcher(replica("a"))
+    core.report(report(load("x")), 0.1)
+    core.report(report(load("x"), node="n-a"), 0.1)
+    core.node_lost("n-x", 0.1)
+    core.observe_rtt("n-x", 0.1)
+    assert Verdict.SEND is core.pick(shape(), now=0.2).verdict
+
+
+def test_a_silent_agent_makes_its_node_suspect_and_not_dead() -> None:
+    core = dispatcher(replica("a"), replica("b"))
+    for name in "ab":
+        core.report(report(load(name)), 0.0)
+    core.node_lost("n-a", 0.1)
+    assert {"b"} == {core.pick(shape(), now=0.1).replica for _ in range(10)}
+    assert Verdict.SEND is core.pick(shape(), exclude={"b"}, now=100.0).verdict
+    core.report(report(load("a")), 100.0)
+    assert {"a"} == {core.pick(shape(), now=100.0).replica for _ in range(10)}
+
+
+def test_a_frozen_engine_is_charged_its_silence() -> None:
+    core = dispatcher(replica("a"), replica("b"))
+    core.report(report(load("a", idle_s=5.0, running=1)), 0.0)
+    core.report(report(load("b", running=1)), 0.0)
+    assert {"b"} == {core.pick(shape(), now=0.0).replica for _ in range(10)}
+
+
+def test_a_request_that_waits_too_long_tells_on_its_node_before_it_ends() -> None:
+    core = dispatcher(replica("a"), replica("b"))
+    decision, _ = send(core)
+    other = {"a": "b", "b": "a"}[decision.replica]
+    for now in (5.0, 6.0, 7.0):
+        assert other == core.pick(shape(), now=now).replica
+
+
+def test_a_slow_node_is_learned_and_avoided() -> None:
+    core = dispatcher(replica("a"), replica("b"))
+    now = 0.0
+    sent = {"a": 0, "b": 0}
+    for index in range(60):
+        asked = shape(prompt=bytes([index]) * 8000)
+        decision, flight = send(core, asked, now=now)
+        took = 0.2 if decision.replica == "b" else 1.6
+        flight.first_token(now + took)
+        flight.end(Ending.COMPLETE, now + took, prompt_tokens=2000)
+        sent[decision.replica] += 1
+        now += 2.0
+    assert sent["b"] > 3 * sent["a"]
+
+
+def test_a_request_cancelled_while_it_waits_leaves_its_waiting_as_evidence() -> None:
+    core = dispatcher(replica("a"), replica("b"))
+    decision, flight = send(core)
+    flight.end(Ending.CANCELLED, 10.0)
+    assert decision.replica != core.pick(shape(), now=10.0).replica
+
+
+def test_a_failing_replica_is_ejected_and_the_last_one_is_still_tried() -> None:
+    core = dispatcher(replica("a"), replica("b"), replica("c"))
+
+    def fail(name: str) -> None:
+        others = {"a", "b", "c"} - {name}
+        for _ in range(5):
+            decision = core.pick(shape(), exclude=others, now=0.0)
+            core.begin(decision, shape(), 0.0).end(Ending.FAILED, 0.0)
+
+    fail("a")
+    assert "a" not in {core.pick(shape(), now=0.0).replica for _ in range(20)}
+    assert "ejected after failures" == {c.replica: c.excluded for c in core.explain(shape(), now=0.0)}["a"]
+    assert "a" == core.pick(shape(), exclude={"b", "c"}, now=0.0).replica
+    fail("b")
+    fail("c")
+    assert Verdict.SEND is core.pick(shape(), now=0.0).verdict
+
+
+def test_on_probation_one_request_at_a_time() -> None:
+    core = dispatcher(replica("a"), replica("b"), replica("c"))
+    for _ in range(5):
+        core.begin(core.pick(shape(), exclude={"b", "c"}, now=0.0), shape(), 0.0).end(Ending.FAILED, 0.0)
+    core.begin(core.pick(shape(), exclude={"b", "c"}, now=200.0), shape(), 200.0)
+    assert (
+        "on probation, with its one request under way"
+        == ({c.replica: c.excluded for c in core.explain(shape(), now=200.0)}["a"])
+    )
+
+
+def test_a_draining_node_or_replica_gets_nothing_new() -> None:
+    core = CoreDispatcher(rng=random.Random(1))
+    core.apply(fleet(replica("a"), replica("b", ModelState.DRAINING), replica("c"), draining=("n-a",)), 0.0)
+    assert {"c"} == {core.pick(shape(), now=0.0).replica for _ in range(10)}
+    reasons = {c.replica: c.excluded for c in core.explain(shape(), now=0.0)}
+    assert {"a": "its node drains", "b": "draining", "c": ""} == reasons
+
+
+def test_embeddings_and_chat_have_replicas_of_their_own() -> None:
+    core = dispatcher(replica("a"), replica("e", task=Task.EMBED))
+    assert "a" == core.pick(shape(), now=0.0).replica
+    assert "e" == core.pick(shape(embedding=True), now=0.0).replica
+    alone = dispatcher(replica("a"))
+    nobody = alone.pick(shape(embedding=True), now=0.0)
+    assert (Verdict.NONE, True) == (nobody.verdict, "embeddings" in nobody.reason)
+    pooling = dispatcher(replica("e", task=Task.EMBED))
+    assert "chat" in pooling.pick(shape(), now=0.0).reason
+
+
+def test_an_adapter_is_served_by_replicas_of_its_base_that_have_it() -> None:
+    core = dispatcher(replica("a", adapters=("lora",)), replica("b", adapters=("other",)), replica("c"))
+    assert {"a", "c"} == {core.pick(shape("lora"), now=0.0).replica for _ in range(40)}
+    core.report(report(load("c", adapters=("lora",))), 0.1)
+    assert {"c"} == {core.pick(shape("lora"), now=0.1).replica for _ in range(20)}
+    terms = {c.replica: c for c in core.explain(shape("lora"), now=0.1)}
+    assert 400.0 == terms["a"].terms["adapter"]
+    assert "cannot serve the model" == terms["b"].excluded
+    alone = dispatcher(replica("b", adapters=("other",)), models=(ModelPolicy(model="lora", adapter_of="m"),))
+    assert "none has the adapter" in alone.pick(shape("lora"), now=0.0).reason
+
+
+def test_an_adapter_named_only_by_policy_is_served_by_a_base_that_names_none() -> None:
     core = dispatcher(replica("a"), models=(ModelPolicy(model="lora", adapter_of="m"),))
     assert "a" == core.pick(shape("lora"), now=0.0).replica
+
+
+def test_engines_on_one_gpu_slow_each_other_down() -> None:
+    here, there = replica("a", node="n1"), replica("b", node="n2")
+    core = dispatcher(here, there, replica("x", node="n1", model="other"))
+    core.report(report(load("x", running=8, waiting=4, waiting_uncached_tokens=50_000.0), node="n1"), 0.0)
+    assert {"b"} == {core.pick(shape(), now=0.0).replica for _ in range(10)}
+
+
+def test_a_replica_that_leaves_keeps_its_requests_counted_and_its_number_of_sends() -> None:
+    core = dispatcher(replica("a"), replica("b"))
+    decision, flight = send(core)
+    _, other = send(core)
+    core.apply(fleet(), 1.0)
+    assert 2 == sum(core.in_flight().values())
+    flight.first_token(1.5)
+    flight.progress(1, 1.6)
+    core.apply(fleet(replica("a"), replica("b")), 2.0)
+    flight.end(Ending.COMPLETE, 2.5)
+    other.end(Ending.COMPLETE, 2.5)
+    assert {} == core.in_flight()
+    assert 1 == core.sent(f"n-{decision.replica}")[decision.replica]
+
+
+def test_a_replica_that_moves_to_another_model_is_another_replica() -> None:
+    core = dispatcher(replica("a"), replica("b"))
+    core.apply(fleet(replica("a", model="new"), replica("b")), 1.0)
+    assert "a" == core.pick(shape("new"), now=1.0).replica
+    assert "b" == core.pick(shape(), now=1.0).replica
+
+
+def test_a_replica_that_joins_starts_slowly() -> None:
+    core = dispatcher(replica("a"), replica("b"))
+    core.apply(fleet(replica("a"), replica("b"), replica("c")), 100.0)
+    terms = {c.replica: c.terms for c in core.explain(shape(), now=101.0)}
+    assert terms["c"]["slow_start"] > 0.0
+    assert "slow_start" not in terms["a"]
+    later = {c.replica: c.terms for c in core.explain(shape(), now=131.0)}
+    assert "slow_start" not in later["c"]
+
+
+def test_with_a_deadline_those_that_meet_it_come_first() -> None:
+    core = dispatcher(replica("a"), replica("b"))
+    core.report(report(load("a", waiting_uncached_tokens=20_000.0, waiting=3)), 0.0)
+    assert "b" == core.pick(shape(deadline=0.4), now=0.0).replica
+    assert "b" == core.pick(shape(deadline=0.001), now=0.0).replica
+
+
+def test_now_and_then_the_second_best_is_tried() -> None:
+    core = dispatcher(replica("a"), replica("b"), constants=Constants(explore=0.5, tie_ms=0.0, tie_fraction=0.0))
+    core.report(report(load("a", waiting_uncached_tokens=1000.0, waiting=1)), 0.0)
+    picked = [core.pick(shape(), now=0.0) for _ in range(100)]
+    assert {"a": True, "b": False} == {d.replica: d.explored for d in picked}
+    assert 30 < sum(d.explored for d in picked) < 70
+    core.report(report(load("a", waiting_uncached_tokens=900_000.0, waiting=1), sequence=2), 0.0)
+    assert {"b"} == {core.pick(shape(), now=0.0).replica for _ in range(30)}
+
+
+def test_a_measured_round_trip_counts() -> None:
+    core = dispatcher(replica("a"), replica("b"))
+    for _ in range(50):
+        core.observe_rtt("n-a", 0.2)
+    core.report(report(load("a")), 0.0)
+    core.report(report(load("b")), 0.0)
+    assert {"b"} == {core.pick(shape(), now=0.0).replica for _ in range(10)}
+
+
+def test_learned_token_counts_change_what_is_expected() -> None:
+    core = dispatcher(replica("a"))
+    for now in range(300):
+        _, flight = send(core, shape(prompt=b"y" * 1000), now=float(now))
+        flight.first_token(now + 0.05)
+        flight.end(Ending.COMPLETE, now + 0.1, prompt_tokens=500, cached_tokens=0, output_tokens=7)
+    decision = core.pick(shape(prompt=b"y" * 1000), now=300.0)
+    assert 480 < decision.prompt_tokens <= 500
+    assert decision.uncached_tokens > 450
+    assert 300 == core.accuracy()["m"].observations
+
+
+def test_very_many_replicas_are_not_all_looked_at() -> None:
+    constants = Constants(scan_limit=20, explore=0.0)
+    core = dispatcher(*(replica(f"r{n}") for n in range(60)), constants=constants)
+    held, flight = send(core, shape(prompt=bytes(64) * 1024))
+    flight.first_token(0.1)
+    flight.end(Ending.COMPLETE, 0.1)
+    again = core.pick(shape(prompt=bytes(64) * 1024 + b"more"), now=1.0)
+    assert held.replica == again.replica
+    assert again.uncached_tokens < 100
+    for n in range(60):
+        if n != 7:
+            core.report(report(load(f"r{n}", waiting=2, waiting_uncached_tokens=5e4, state=ModelState.READY)), 1.0)
+    assert "r7" == core.pick(shape(), now=1.0).replica
+    assert "r7" != core.pick(shape(), exclude={"r7"}, now=1.0).replica
+    lora = core.pick(shape("m"), now=1.0)
+    assert Verdict.SEND is lora.verdict
+
+
+def test_an_adapter_is_found_among_very_many_replicas() -> None:
+    constants = Constants(scan_limit=10, explore=0.0)
+    core = dispatcher(*(replica(f"r{n}", adapters=("lora",)) for n in range(40)), constants=constants)
+    assert Verdict.SEND is core.pick(shape("lora"), now=0.0).verdict
+
+
+def test_rows_of_replicas_that_left_are_used_again() -> None:
+    core = dispatcher(*(replica(f"r{n}") for n in range(20)))
+    core.apply(fleet(*(replica(f"r{n}") for n in range(5, 20))), 1.0)
+    assert 15 == len(core.explain(shape(), now=1.0))
+    core.apply(fleet(*(replica(f"r{n}") for n in range(5, 24))), 2.0)
+    assert {f"r{n}" for n in range(5, 24)} == {c.replica for c in core.explain(shape(), now=2.0)}
+    assert 20 == len(core._belief.groups["m", False])
+
+
+def test_prefix_indexes_stay_under_their_common_limit() -> None:
+    constants = Constants(prefix_blocks_total=600, explore=0.0)
+    core = dispatcher(replica("a"), replica("b", model="other"), constants=constants)
+    for n in range(400):
+        for model in ("m", "other"):
+            _, flight = send(core, shape(model, prompt=n.to_bytes(4, "big") * 512))
+            flight.end(Ending.COMPLETE, 0.0)
+    slack = 64 * 8
+    assert sum(len(g.index) for g in core._belief.groups.values()) <= 600 + slack
+
+
+def test_a_long_prompt_is_kept_away_from_full_memory() -> None:
+    core = dispatcher(replica("a"), replica("b"))
+    core.report(report(load("a", kv_use=0.8, kv_capacity_tokens=100_000, running=1)), 0.0)
+    core.report(report(load("b", kv_use=0.2, kv_capacity_tokens=100_000, running=1)), 0.0)
+    for size in (400, 60_000):
+        assert {"b"} == {core.pick(shape(prompt=bytes(size)), now=0.0).replica for _ in range(10)}
+
+
+def test_departed_replicas_counts_are_bounded() -> None:
+    core = dispatcher()
+    core._belief._departed.update({f"gone{n}": n for n in range(10_000)})
+    core.apply(fleet(replica("a")), 0.0)
+    core.apply(fleet(), 1.0)
+    assert 10_000 == len(core._belief._departed)
