@@ -21,7 +21,7 @@ from router.failover import Failover
 from router.fleet.news import News
 from router.fleet.presence import Presence
 from router.fleet.reports import AgentChannels, LoadWatch
-from router.fleet.view import View
+from router.fleet.view import View, to_be_left
 from router.fleet.wake import Waker
 from router.fleet.watch import RegistryWatch
 from router.journal import Journal
@@ -48,7 +48,6 @@ class RouterApp:
     """All parts of one router. Made inside the running loop."""
 
     def __init__(self, settings: RouterSettings, *, registry: Registry, listener: socket.socket) -> None:
-        clock = asyncio.get_running_loop().time
         host, port = listener.getsockname()[:2]
         self.url = settings.advertise_url or f"{'https' if settings.tls.cert else 'http'}://{host}:{port}"
         self.router_id = settings.router_id or f"{socket.gethostname()}-{port}"
@@ -63,7 +62,9 @@ class RouterApp:
         self.dispatcher = CoreDispatcher(rng=rng)
         self.pool = EnginePool(tls=settings.engine_tls.client_context(), connect_limit_s=settings.connect_limit_s)
         self.channels = AgentChannels(settings.agent_tls.channel_credentials())
-        self.watch = RegistryWatch(registry, region=settings.region, on_view=self._on_view)
+        self.watch = RegistryWatch(
+            registry, region=settings.region, on_view=self._on_view, answering=lambda: self.loads.connected
+        )
         self.loads = LoadWatch(self.channels, self.dispatcher, router_id=process_id, on_report=self.news.tell)
         self.waker = Waker(self.channels, self._view, on_done=self.news.tell)
         self.journal = Journal(Path(settings.data_dir))
@@ -73,54 +74,60 @@ class RouterApp:
         self.attempts = Attempts(self.pool, self.dispatcher, settings, rng=rng)
         self.recent = Recent(self.dispatcher.story)
         self.speller = Speller()
-        failover = Failover(
-            dispatcher=self.dispatcher,
-            attempts=self.attempts,
-            speller=self.speller,
-            view=self._view,
-            news=self.news,
-            waker=self.waker,
-            budget=RetryBudget(ratio=settings.retry_ratio, floor_per_s=settings.retry_floor_per_s),
-            settings=settings,
-            rng=rng,
-        )
         self.pipeline = Pipeline(
             view=self._view,
-            failover=failover,
+            failover=self._make_failover(rng),
             meter=self.meter,
             observers=[self.recent.note, *([self.tracer.finish] if self.tracer else [])],
             instruments=self.instruments,
             draining=lambda: self.shutdown.draining,
             settings=settings,
         )
-        endpoints = {
-            path: ModelEndpoint(path, self.pipeline.run, clock=clock, trace_ratio=settings.trace_ratio, rng=rng)
-            for path in ENDPOINTS
-        }
         self.collector = RouterCollector(self.instruments, self._gauges, self.dispatcher.in_flight)
+        self.server = self._make_server(rng)
+        self.presence = self._make_presence()
+
+    def _make_failover(self, rng: random.Random) -> Failover:
+        return Failover(
+            dispatcher=self.dispatcher,
+            attempts=self.attempts,
+            speller=self.speller,
+            view=self._view,
+            news=self.news,
+            waker=self.waker,
+            budget=RetryBudget(ratio=self.settings.retry_ratio, floor_per_s=self.settings.retry_floor_per_s),
+            settings=self.settings,
+            rng=rng,
+        )
+
+    def _make_server(self, rng: random.Random) -> RouterServer:
+        clock = asyncio.get_running_loop().time
+        ratio = self.settings.trace_ratio
+        endpoints = {
+            path: ModelEndpoint(path, self.pipeline.run, clock=clock, trace_ratio=ratio, rng=rng) for path in ENDPOINTS
+        }
         pages = Pages(
             view=self._view,
             ready=self._not_ready,
             metrics=lambda: render(self.collector),
             why=lambda request_id, tenant: self.recent.story(request_id, tenant=tenant),
         )
-        self.server: RouterServer = make_server(make_app(endpoints, pages), settings, on_signal=self.shutdown.ask)
-        self.presence = Presence(
-            registry,
-            Router(
-                router=self.router_id,
-                region=settings.region,
-                url=self.url,
-                started_unix_ns=time.time_ns(),
-                version=package_version(),
-            ),
-            ttl_s=settings.lease_ttl_s,
+        return make_server(make_app(endpoints, pages), self.settings, on_signal=self.shutdown.ask)
+
+    def _make_presence(self) -> Presence:
+        record = Router(
+            router=self.router_id,
+            region=self.settings.region,
+            url=self.url,
+            started_unix_ns=time.time_ns(),
+            version=package_version(),
         )
+        return Presence(self.registry, record, ttl_s=self.settings.lease_ttl_s)
 
     async def run(self) -> None:
         """Serve until a signal asks to leave, then leave in order. Every task lives in this group."""
         log.info("router %s serves region %s on %s", self.router_id, self.settings.region, self.url)
-        sweep = Sweep(self.attempts.active, self.pool, lambda: self.server.protocols)
+        sweep = Sweep(self.attempts, self.pool, lambda: self.server.protocols)
         try:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self.watch.run())
@@ -166,8 +173,8 @@ class RouterApp:
     def _on_view(self, view: View) -> None:
         self.dispatcher.apply(view.fleet, asyncio.get_running_loop().time())
         self.loads.follow(view.fleet.nodes)
-        if moving := {r.replica for r in view.fleet.replicas.values() if r.moving}:
-            self.attempts.move(moving)
+        self.attempts.moving = to_be_left(view.fleet)
+        self.attempts.move()
         self.news.tell()
 
     def _not_ready(self) -> str:
