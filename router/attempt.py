@@ -14,6 +14,7 @@ from random import Random
 import msgspec
 
 from router.call import Attempt, Call
+from router.core import stall
 from router.core.errors import Code
 from router.core.model import Decision, Dispatcher, Ending, Flight
 from router.core.usage import Usage
@@ -73,6 +74,8 @@ class Attempts:
         self._authorization = b"authorization: Bearer %b\r\n" % key if key else b""
         self.active: dict[Relay, Job] = {}
         """What the sweep looks at."""
+        self.moving: Collection[str] = ()
+        """Replicas that are drained at once."""
 
     async def run(self, call: Call, client: ClientStream, job: Job) -> Relay:
         """Return the relay when its outcome is settled. Cancelled when the client leaves."""
@@ -106,10 +109,20 @@ class Attempts:
         for relay in list(self.active):
             relay.stop(Code.DRAINING, "this router is shutting down")
 
-    def move(self, replicas: Collection[str]) -> None:
-        """Streams of these replicas go on elsewhere, as far as they can be continued."""
+    def sweep(self, now: float, pause_s: float) -> None:
+        """`pause_s` is how long this process stood still since the last sweep."""
+        for relay in list(self.active):
+            if pause_s:
+                relay.excuse(pause_s)
+            relay.sweep(now)
+        if self.moving:
+            self.move()
+
+    def move(self) -> None:
+        """What runs on replicas that are to be left goes on elsewhere, as far as it can be continued. Asked again and
+        again: a request may have been on its way there, or become continuable with its next event."""
         for relay, job in list(self.active.items()):
-            if job.replica.replica in replicas and relay.attempt.first_token and job.movable():
+            if job.replica.replica in self.moving and (not relay.attempt.first_token or job.movable()):
                 relay.stop(Code.MOVED, "the replica is being drained")
 
     def _relay(self, call: Call, client: ClientStream, job: Job, attempt: Attempt, flight: Flight) -> Relay:
@@ -121,8 +134,7 @@ class Attempts:
                 client.start(200, stream_headers(call))
 
         limits = Limits(
-            first_token_s=job.policy.first_token_limit_s,
-            between_tokens_s=job.policy.between_tokens_limit_s,
+            patience_s=lambda relay, now: self._patience_s(relay, job, now),
             total_until=call.arrived + job.policy.total_limit_s,
             answer_bytes=self._settings.answer_limit_bytes,
             event_bytes=self._settings.event_limit_bytes,
@@ -136,6 +148,20 @@ class Attempts:
             on_progress=lambda tokens, now: flight.progress(tokens, now),
             limits=limits,
         )
+
+    def _patience_s(self, relay: Relay, job: Job, now: float) -> float:
+        """With a silent engine; no less than the policy's where giving up could only end the answer."""
+        streams = relay.attempt.first_token > 0.0
+        cap_s = job.policy.between_tokens_limit_s if streams else job.policy.first_token_limit_s
+        silent_s = now - relay.quiet_since
+        if silent_s <= stall.LEAST_S or silent_s > cap_s:
+            return cap_s
+        heard = self._dispatcher.heard(job.replica.replica, now)
+        sign = stall.sign(heard, generation=job.replica.generation, silent_s=silent_s)
+        if not streams:
+            return stall.first_limit_s(sign, expected_s=0.001 * job.decision.expected_p90_ms, cap_s=cap_s)
+        limit_s = stall.stream_limit_s(sign, interval_s=relay.interval_s, cap_s=cap_s)
+        return limit_s if silent_s > limit_s and job.movable() else cap_s
 
     async def _exchange(self, relay: Relay, job: Job, head: bytes) -> None:
         """Send and wait. A kept connection that the engine had closed meanwhile is replaced once, at no one's cost."""

@@ -151,6 +151,8 @@ class Failover:
             await self._news.wait(min(AGAIN_STEP_S if until else HOLD_STEP_S, limit - now))
 
     def _may_retry(self, code: Code, tried: int) -> bool:
+        if code is Code.MOVED:  # a drain is no failure, and no storm of retries can come of it
+            return True
         return row(code).retry and tried < self._settings.attempts_limit and self._budget.withdraw(self._clock())
 
     def _first_job(self, call: Call, decision: Decision, *, retry: bool) -> tuple[Job, Story | None]:

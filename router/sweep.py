@@ -3,30 +3,33 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 
+from router.attempt import Attempts
 from router.downstream.protocol import RouterProtocol
-from router.relay import Relay
 from router.upstream.pool import EnginePool
 
 SWEEP_INTERVAL_S = 0.25
+PAUSE_S = 1.0
+"""A sweep this late says that the whole process stood still: nothing that was silent meanwhile is to blame."""
 
 
 class Sweep:
     def __init__(
-        self, relays: Mapping[Relay, object], pool: EnginePool, connections: Callable[[], Iterable[RouterProtocol]]
+        self, attempts: Attempts, pool: EnginePool, connections: Callable[[], Iterable[RouterProtocol]]
     ) -> None:
-        self._relays = relays
+        self._attempts = attempts
         self._pool = pool
         self._connections = connections
 
     async def run(self) -> None:
         clock = asyncio.get_running_loop().time
+        last = clock()
         while True:
             await asyncio.sleep(SWEEP_INTERVAL_S)
             now = clock()
-            for relay in list(self._relays):
-                relay.sweep(now)
+            late_s, last = now - last - SWEEP_INTERVAL_S, now
+            self._attempts.sweep(now, late_s if late_s > PAUSE_S else 0.0)
             for connection in list(self._connections()):
                 connection.overdue(now)
             self._pool.sweep()

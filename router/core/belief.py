@@ -14,6 +14,7 @@ from router.core.group import Group
 from router.core.learn import ClassCost
 from router.core.model import Fleet, LoadReport
 from router.core.replica import NodeState, ReplicaState
+from router.core.stall import Heard
 from wire.records import Replica, Task
 
 DEPARTED = 10_000
@@ -89,6 +90,24 @@ class Belief:
             node.lost = True
             self._epochs.pop(name, None)
             self.refresh(node, now)
+
+    def heard(self, name: str, now: float) -> Heard | None:
+        """What the replica's agent says of it; None while nobody speaks for it."""
+        state = self.replicas.get(name)
+        if state is None or state.load is None or state.node.lost:
+            return None
+        load, reported_at = state.load, state.ledger.reported_at
+        age_s = now - reported_at - load.scraped_age_s
+        cost = state.cost.prefill * state.cost.prior.prefill_ms * state.node.slowness.at(now)
+        return Heard(
+            generation=load.generation,
+            age_s=age_s,
+            scraped_age_s=now - reported_at,
+            idle_s=load.idle_s + age_s if load.idle_s else 0.0,
+            running=load.running,
+            waiting=load.waiting,
+            prefill_s=0.001 * cost * state.ledger.waiting_tokens,
+        )
 
     def observe_rtt(self, name: str, rtt_s: float) -> None:
         node = self.nodes.get(name)

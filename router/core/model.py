@@ -11,6 +11,7 @@ from typing import Protocol
 
 import msgspec
 
+from router.core.stall import Heard
 from wire.records import ModelPolicy, ModelState, Node, Replica, Tenant
 
 
@@ -168,6 +169,10 @@ class Dispatcher(Protocol):
 
     def explain(self, shape: Shape, *, now: float) -> list[Candidate]:
         """Every replica of the model with its terms, best first; for `why`, not for the hot path."""
+        ...
+
+    def heard(self, replica: str, now: float) -> Heard | None:
+        """What its agent last said of it, as far as silence goes; None while nobody speaks for it."""
         ...
 
     def sent(self, node: str) -> dict[str, int]:

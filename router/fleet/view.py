@@ -5,10 +5,24 @@ Pure: entries in, view out. A record that cannot be read is left out and named, 
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import msgspec
 
 from router.core.model import Fleet
-from wire.records import ApiKey, ModelPolicy, Node, Record, Replica, Router, Tenant, UnreadableRecord, decode, kind_of
+from wire.records import (
+    ApiKey,
+    ModelPolicy,
+    ModelState,
+    Node,
+    Record,
+    Replica,
+    Router,
+    Tenant,
+    UnreadableRecord,
+    decode,
+    kind_of,
+)
 from wire.registry import Change
 
 
@@ -25,6 +39,35 @@ class View(msgspec.Struct, frozen=True):
 def served_models(fleet: Fleet) -> frozenset[str]:
     names = {name for replica in fleet.replicas.values() for name in (replica.model, *replica.adapters)}
     return frozenset(names | {m.model for m in fleet.models.values() if not m.adapter_of or m.adapter_of in names})
+
+
+def to_be_left(fleet: Fleet) -> frozenset[str]:
+    """Replicas drained at once whose work another ready one could take over: without one, theirs is to stay."""
+
+    def could_take_over(other: Replica, left: Replica) -> bool:
+        node = fleet.nodes.get(other.node)
+        same = (other.model, other.task) == (left.model, left.task) and set(left.adapters) <= set(other.adapters)
+        return same and other.state is ModelState.READY and not other.moving and not (node and node.draining)
+
+    return frozenset(
+        left.replica
+        for left in fleet.replicas.values()
+        if left.moving and any(could_take_over(other, left) for other in fleet.replicas.values())
+    )
+
+
+def with_answering(fleet: Fleet, before: Fleet, answering: Collection[str]) -> Fleet:
+    """The fleet, and of the one before it the nodes that are missing now although their agents still answer us.
+
+    A registry that lost its leases (restarted without data, restored from a backup) forgets nodes that run on; they
+    register again within a beat. Source: Eureka's self-preservation."""
+    missing = {n: node for n, node in before.nodes.items() if n not in fleet.nodes and n in answering}
+    if not missing:
+        return fleet
+    replicas = {
+        r: replica for r, replica in before.replicas.items() if replica.node in missing and r not in fleet.replicas
+    }
+    return msgspec.structs.replace(fleet, nodes=fleet.nodes | missing, replicas=fleet.replicas | replicas)
 
 
 class Beliefs:
