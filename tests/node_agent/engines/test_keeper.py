@@ -20,6 +20,7 @@ import pytest
 
 from node_agent.engines import process
 from node_agent.engines.base import Launch
+from node_agent.engines.keeper import Log
 from node_agent.engines.process import EngineState, KeeperOptions, StateDir
 from wire.settings import SettingsError
 
@@ -40,15 +41,15 @@ print("up", flush=True)
 time.sleep(600)
 """
 POLITE = """
-import signal, sys, time
-signal.signal(signal.SIGTERM, lambda *_: (print("bye", flush=True), sys.exit(3)))
-print("up", flush=True)
+import os, signal, sys, time
+signal.signal(signal.SIGTERM, lambda *_: (os.write(1, b"bye"), sys.exit(3)))
+os.write(1, b"up")
 time.sleep(600)
 """
 STUBBORN = """
-import signal, time
-signal.signal(signal.SIGTERM, lambda *_: print("no", flush=True))
-print("up", flush=True)
+import os, signal, time
+signal.signal(signal.SIGTERM, lambda *_: os.write(1, b"no"))
+os.write(1, b"up")
 while True: time.sleep(1)
 """
 
@@ -170,6 +171,8 @@ def test_when_the_warden_is_killed_the_engine_goes_on_under_its_keeper(house: Ho
 def test_what_is_left_when_both_are_killed_is_found_by_the_state_file_and_killed(house: House) -> None:
     house.start(POLITE)
     state = house.state()
+    # Without a keeper nobody reads its log any more; a word too many would end it by itself.
+    eventually(lambda: "up" in house.log())
     os.kill(state.warden_pid, signal.SIGSTOP)
     os.kill(state.keeper_pid, signal.SIGKILL)
     os.kill(state.warden_pid, signal.SIGKILL)
@@ -245,6 +248,15 @@ def test_logs_are_rotated_by_size_and_nothing_of_the_end_is_lost(house: House) -
     assert newest.read_text().endswith("line 19999\n")
     assert newest.stat().st_size <= 100_000
     assert former.stat().st_size <= 100_000
+
+
+def test_a_full_disk_loses_lines_of_a_log_and_says_so_when_there_is_room_again(tmp_path: Path) -> None:
+    path = tmp_path / "engine.log"
+    path.symlink_to("/dev/full")
+    log = Log(str(path), limit_bytes=5)
+    log.write(b"lost\n")
+    log.write(b"kept, in a new file\n")
+    assert "[keeper: 5 bytes of log were lost: the disk was full]\nkept, in a new file\n" == path.read_text()
 
 
 def test_a_stranger_with_the_same_number_is_never_killed(house: House) -> None:
