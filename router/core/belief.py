@@ -55,7 +55,7 @@ class Belief:
             if state is None:
                 self._join(record, now, fresh=not first)
             elif state.record is not record:
-                self._renew(state, record)
+                self._renew(state, record, now)
         self._bases = {adapter: r.model for r in fleet.replicas.values() for adapter in r.adapters}
         self._bases |= {p.model: p.adapter_of for p in fleet.models.values() if p.adapter_of}
         for group in self.groups.values():
@@ -183,8 +183,8 @@ class Belief:
         node.replicas.append(state)
         group.join(state)
 
-    def _renew(self, state: ReplicaState, record: Replica) -> None:
-        state.record = record
+    def _renew(self, state: ReplicaState, record: Replica, now: float) -> None:
+        state.renew(record, now)
         if record.generation > state.generation:
             self.group_of(state).restart(state, record.generation)
 

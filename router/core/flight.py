@@ -109,7 +109,6 @@ class CoreFlight:
         self._changed(replica, now)
 
     def progress(self, tokens: int, now: float) -> None:
-        """The first call tells only when; the pace is that between two calls."""
         entry, replica = self._entry, self._replica
         if tokens <= 0 or not entry.started or entry.index not in replica.ledger.entries:
             return

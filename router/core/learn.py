@@ -13,7 +13,6 @@ from math import exp, log
 from router.core.classes import Cost
 from router.core.constants import Constants
 
-
 FAR = 2.0
 """An error by more than this factor is travelled, not fitted."""
 

@@ -56,6 +56,7 @@ class ReplicaState:
         "node",
         "ready_since",
         "record",
+        "record_at",
         "row",
         "since",
         "unanswered_asks",
@@ -67,6 +68,8 @@ class ReplicaState:
         self, record: Replica, node: NodeState, cost: ClassCost, constants: Constants, *, sent: int, now: float
     ):
         self.record = record
+        self.record_at = now
+        """When the registry's word about the state changed."""
         self.node = node
         self.cost = cost
         self.constants = constants
@@ -93,11 +96,18 @@ class ReplicaState:
         self.loads[ModelState.LOADING] = LoadTime(constants.loading_s, constants.load_rate)
 
     def state(self, now: float) -> ModelState:
-        """The fresher of record and report. Either may say draining; a silent agent's word is not taken for news."""
+        """Of record and report the one that is news; either may say draining."""
         load, record = self.load, self.record
-        if record.state is ModelState.DRAINING or load is None or self.ledger.silence_s(now):
+        if record.state is ModelState.DRAINING or load is None:
+            return record.state
+        if self.record_at > self.ledger.reported_at and self.ledger.silence_s(now):
             return record.state
         return load.state
+
+    def renew(self, record: Replica, now: float) -> None:
+        if record.state is not self.record.state:
+            self.record_at = now
+        self.record = record
 
     def look(self, now: float) -> tuple[ModelState, ModelState]:
         """Notice a change of state: (before, now). What a load took is learned here."""

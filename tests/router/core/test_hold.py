@@ -133,11 +133,16 @@ def test_the_substitute_answers_when_allowed_and_warm(
     assert expected == (decision.verdict, decision.replica, decision.model)
 
 
-def test_a_silent_replica_is_believed_to_be_what_the_registry_says() -> None:
+def test_of_a_silent_agent_the_last_word_counts_until_the_registry_has_a_newer_one() -> None:
     core = dispatcher(replica("a", ModelState.SLEEPING))
-    core.report(report(load("a", state=ModelState.READY)), 0.0)
-    assert Verdict.SEND is core.pick(shape(), now=0.0).verdict
-    assert Verdict.WAKE is core.pick(shape(), now=10.0).verdict
+    core.report(report(load("a", state=ModelState.READY)), 0.1)
+    assert Verdict.SEND is core.pick(shape(), now=0.1).verdict
+    assert Verdict.SEND is core.pick(shape(), now=10.0).verdict
+    core.apply(fleet(replica("a", ModelState.LOADING)), 11.0)
+    assert Verdict.HOLD is core.pick(shape(), now=11.0).verdict
+    core.report(report(load("a", state=ModelState.READY), sequence=2), 12.0)
+    core.apply(fleet(replica("a", ModelState.DRAINING)), 12.0)
+    assert Verdict.NONE is core.pick(shape(), now=12.0).verdict
 
 
 def test_a_load_that_fails_is_no_longer_waited_for() -> None:
