@@ -140,7 +140,9 @@ def _models(wish: Wish, chat_replicas: int) -> list[dict[str, Any]]:
 
 
 def _vllm_model(vllm: Vllm, replicas: int) -> dict[str, Any]:
-    limits = {"max_model_len": 2048, "max_num_seqs": 16} if vllm.built_here else {}
+    # Flags under which the tiny model's random text becomes tool calls; a model of one's own brings its own.
+    tools = ["--enable-auto-tool-choice", "--tool-call-parser=hermes", "--tool-strict-level=parameter"]
+    limits = {"max_model_len": 2048, "max_num_seqs": 16, "args": tools} if vllm.built_here else {}
     model = {"name": vllm.model, "engine": "vllm", "path": vllm.path, "cpu": not vllm.gpu, "replicas": replicas}
     return model | limits
 
