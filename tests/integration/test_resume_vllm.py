@@ -1,0 +1,119 @@
+"""Answers broken at many events and continued by a real engine with the bodies that our plans ask for."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from typing import Any
+
+import msgspec
+import pytest
+
+from router.core.asked import prepare, read
+from router.core.continuation import Plan, Way, settle, unsettled
+from router.core.events import split
+from router.core.transcript import Transcript
+from tests.recordings.cases import CHAT, GREEDY, MESSAGES, PROMPT, TEXT
+from tests.recordings.exchange import exchange
+from tests.recordings.library import Answer
+from tests.router.core.answers import assemble, carry, comparable
+from tests.vllm import fixtures
+from tests.vllm.servers import REMEDY, VllmServer, available
+
+pytestmark = [pytest.mark.vllm, pytest.mark.timeout(600), pytest.mark.skipif(not available(), reason=REMEDY)]
+
+M = {"model": "tiny", "messages": MESSAGES, "stream": True}
+T = {"model": "tiny", "prompt": PROMPT, "stream": True}
+CASES = {
+    "chat": (CHAT, M | GREEDY | {"max_tokens": 60}),
+    "chat-logprobs": (CHAT, M | GREEDY | {"max_tokens": 40, "logprobs": True}),
+    "chat-min-tokens": (CHAT, M | {"temperature": 0, "max_tokens": 40, "min_tokens": 30}),
+    "chat-bias": (CHAT, M | GREEDY | {"max_tokens": 40, "logit_bias": {"407": -100}}),
+    "text": (TEXT, T | GREEDY | {"max_tokens": 60}),
+    "text-logprobs-0": (TEXT, T | GREEDY | {"max_tokens": 40, "logprobs": 0}),
+    "text-logprobs-5": (TEXT, T | GREEDY | {"max_tokens": 40, "logprobs": 5}),
+    "text-stop-token": (TEXT, T | GREEDY | {"max_tokens": 40, "skip_special_tokens": False, "stop_token_ids": [517]}),
+}
+SAMPLED = {"temperature": 1, "max_tokens": 30, "ignore_eos": True}
+
+
+servers = fixtures.vllm_pair
+"""The engine that breaks, and the one that goes on."""
+
+
+def ask(server: VllmServer, endpoint: str, body: bytes) -> list[bytes]:
+    done = exchange(server.port, endpoint, body.decode())
+    assert 200 == done.status, bytes(done.wire)
+    return Answer(bytes(done.wire)).events()
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_greedy_answer_continued_by_another_engine_equals_the_unbroken_one(servers, name):
+    endpoint, body = CASES[name]
+    asked = read(endpoint, msgspec.json.encode(body))
+    sent = prepare(asked, token_ids=True)
+    whole = ask(servers[0], endpoint, sent)
+    expected = comparable(assemble(b"".join(whole)))
+    ways: Counter[Way] = Counter()
+
+    def leg(made: Plan, _: Transcript) -> list[bytes]:
+        ways[made.way] += 1
+        return ask(servers[1], made.endpoint, made.body)
+
+    for at in range(0, len(whole), 3):
+        stream, plans = carry(asked, whole[:at], leg, rng=random.Random(at), sent=sent)
+        assert expected == comparable(assemble(stream)), f"broken after {at} events: {plans}"
+    assert ways[Way.IDS] > 5
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "body", "n"),
+    [(CHAT, M | SAMPLED | {"n": 2}, 2), (TEXT, T | SAMPLED | {"n": 3}, 3)],
+    ids=["chat", "text"],
+)
+def test_sampled_choices_go_on_to_just_their_tokens_and_one_end(servers, endpoint, body, n):
+    asked = read(endpoint, msgspec.json.encode(body))
+    sent = prepare(asked, token_ids=True)
+    whole = ask(servers[0], endpoint, sent)
+
+    def leg(made: Plan, _: Transcript) -> list[bytes]:
+        return ask(servers[1], made.endpoint, made.body)
+
+    for at in range(2 * n, len(whole) - 2, 5):
+        stream, plans = carry(asked, whole[:at], leg, rng=random.Random(at), sent=sent)
+        if plans[-1].way is Way.REFUSE:
+            assert "bundled" in plans[-1].reason
+            continue
+        answer = assemble(stream)
+        assert (1, n, {"length"}) == (
+            answer["done"],
+            len(answer["choices"]),
+            {choice["finish"][0] for choice in answer["choices"].values()},
+        )
+        assert [n * 30] == [completion for _, completion, _ in answer["usage"]]
+
+
+def test_the_engine_spells_what_a_bundle_delivered(servers):
+    asked = read(TEXT, msgspec.json.encode(T | GREEDY | {"max_tokens": 30}))
+    whole = ask(servers[0], TEXT, prepare(asked, token_ids=True))
+    transcript = Transcript(asked)
+    transcript.fold(whole[:1])
+    bundle = [document_of(event) for event in whole[1:6]]
+    merged = bundle[-1]
+    merged["choices"][0] |= {
+        "text": "".join(one["choices"][0]["text"] for one in bundle),
+        "token_ids": [token for one in bundle for token in one["choices"][0]["token_ids"]],
+    }
+    transcript.fold([b"data: " + msgspec.json.encode(merged) + b"\n\n"])
+    asking = unsettled(transcript)
+    answers = {}
+    for index, ids in asking.items():
+        done = exchange(servers[1].port, "/detokenize", {"model": "tiny", "tokens": ids})
+        answers[index] = msgspec.json.decode(Answer(bytes(done.wire)).body)["prompt"]
+    settle(transcript, answers)
+    assert ([0], {}) == (list(asking), unsettled(transcript))
+
+
+def document_of(event: bytes) -> dict[str, Any]:
+    (one,) = split(event)
+    return msgspec.json.decode(one[6:])
