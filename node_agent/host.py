@@ -26,6 +26,8 @@ from node_agent.slot import Shared, Slot
 logger = logging.getLogger(__name__)
 
 PROGRESS_S = 0.25
+MOVE_S = 2.0
+"""For routers to continue streams elsewhere, once the news has reached them; what is left then cannot move."""
 
 
 class Refused(Exception):  # noqa: N818 - the answer to a command
@@ -136,10 +138,12 @@ class NodeHost:
         return self._tell([slot], Want(Goal.SLEEPING, level=level or 1, limit_s=self.settings.drain_limit_s))
 
     def drain(self, replica: str, *, limit_s: float, stop: bool) -> list[Slot]:
-        """All replicas when `replica` is empty: the node itself is draining then."""
+        """All replicas when `replica` is empty: the node itself is draining then. Without a limit its streams are to
+        move to other replicas now."""
         slots = [self._slot(replica)] if replica else list(self.slots.values())
         self.draining |= not replica
-        return self._tell(slots, Hold(limit_s or self.settings.drain_limit_s, stop))
+        moving = limit_s <= 0.0
+        return self._tell(slots, Hold(self.settings.drain_news_s + MOVE_S if moving else limit_s, stop, moving))
 
     def undrain(self, replica: str) -> list[Slot]:
         slots = [self._slot(replica)] if replica else list(self.slots.values())
@@ -162,7 +166,8 @@ class NodeHost:
 
     async def stop(self) -> None:
         """Drain, then stop every engine. Returns when none is left."""
-        async for slot, so_far in self.follow(Command.DRAIN, self.drain("", limit_s=0.0, stop=True)):
+        limit_s = max(self.settings.drain_limit_s, 1e-9)
+        async for slot, so_far in self.follow(Command.DRAIN, self.drain("", limit_s=limit_s, stop=True)):
             logger.info("%s: %s", slot.plan.replica, so_far.phase)
 
     async def stop_at_once(self) -> None:

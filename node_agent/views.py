@@ -56,6 +56,7 @@ def record(slot: Slot, settings: NodeAgentSettings) -> Replica:
         address=slot.address,
         state=slot.life.state,
         generation=slot.life.generation,
+        moving=slot.life.moving,
         task=model.task,
         adapters=tuple(sorted({*model.adapters, *slot.facts.adapters})),
         device_class=settings.device_class,

@@ -99,7 +99,7 @@ def _limit(text: str) -> float:
 def _configure_drain(parser: argparse.ArgumentParser) -> None:
     _configure_undrain(parser)
     parser.add_argument("--limit", default="60s", metavar="DURATION", help="longest wait for streams (default: 60s)")
-    parser.add_argument("--now", action="store_true", help="do not wait for streams at all")
+    parser.add_argument("--now", action="store_true", help="routers continue its streams on other replicas at once")
     parser.add_argument("--stop", action="store_true", help="stop the engines when their streams have ended")
 
 

@@ -35,6 +35,8 @@ class Hold(Event, frozen=True):
 
     limit_s: float
     stop: bool = False
+    moving: bool = False
+    """Routers are to continue the streams elsewhere instead of letting them end."""
 
 
 class Release(Event, frozen=True):

@@ -117,6 +117,11 @@ class Lifecycle:
         return ModelState.DRAINING
 
     @property
+    def moving(self) -> bool:
+        """Whether what runs here should go on elsewhere."""
+        return self.held is not None and self.held.moving and self.phase in ALIVE
+
+    @property
     def due(self) -> float | None:
         """When a Tick is wanted."""
         match self.phase:

@@ -243,6 +243,19 @@ def test_a_drain_with_stop_stops_and_a_release_starts_again() -> None:
     assert [Start(2)] == story.tell(Release())
 
 
+def test_only_a_drain_at_once_asks_routers_to_move_streams_until_it_is_released_or_the_engine_is_gone() -> None:
+    story = Story().ready()
+    story.tell(Hold(limit_s=5))
+    assert not story.life.moving
+    story.tell(Hold(limit_s=5, stop=True, moving=True))
+    assert story.life.moving
+    story.tell(Release())
+    assert not story.life.moving
+    story.tell(Hold(limit_s=5, stop=True, moving=True))
+    story.tell(Exited(1, "exited with code 0"))
+    assert not story.life.moving
+
+
 def test_a_crash_during_a_drain_is_not_restarted_before_the_release() -> None:
     story = Story().ready()
     story.tell(Hold(limit_s=5))
