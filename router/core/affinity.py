@@ -54,11 +54,6 @@ def _blocks(size: int) -> int:
     return int(np.searchsorted(EDGES, size, side="right"))
 
 
-def reach(depth: int) -> int:
-    """Bytes covered by so many blocks."""
-    return EDGES[depth - 1] if depth else 0
-
-
 Match = list[tuple[int, int]]
 """(bytes matched, bits of the replicas whose match ends there), growing; bits are this index's business."""
 

@@ -102,6 +102,7 @@ class CoreDispatcher:
     def begin(self, decision: Decision, shape: Shape, now: float) -> CoreFlight:
         if not isinstance(decision, Picked):
             raise TypeError("only a decision of `pick` with the verdict SEND can be begun")
+        assert decision.record is not None
         decision.group.index.insert(decision.state.row, decision.plan.keys)
         self._sends += 1
         if self._sends % INDEX_CHECK == 0:

@@ -77,7 +77,7 @@ class CoreFlight:
         shape: Shape,
         plan: Plan,
         lengths: Lengths,
-        record: Record | None,
+        record: Record,
         changed: Callable[[ReplicaState, float], None],
         now: float,
     ) -> None:
@@ -102,8 +102,7 @@ class CoreFlight:
         elapsed_ms = 1000.0 * (now - entry.sent_at)
         replica.first_token(elapsed_ms, now)
         self._group.checks.learn(predicted_ms=plan.expected_ms, p90_ms=plan.p90_ms, observed_ms=elapsed_ms)
-        if elapsed_ms > 0.0 and plan.expected_ms > 0.0:
-            replica.uncertainty.learn(min(3.0, abs(log(elapsed_ms / plan.expected_ms))))
+        replica.uncertainty.learn(min(3.0, abs(log(max(elapsed_ms, 0.001) / plan.expected_ms))))
         self._learn_speed(elapsed_ms, now, censored=False)
         self._note(now, f"first token from {replica.record.replica} after {elapsed_ms:.0f} ms")
         self._changed(replica, now)
@@ -142,8 +141,6 @@ class CoreFlight:
     def _learn_speed(self, elapsed_ms: float, now: float, *, censored: bool) -> None:
         plan, replica = self._plan, self._replica
         predicted = plan.steps_ms + plan.prefill_ms
-        if predicted <= 0.0:
-            return
         engine_ms = max(elapsed_ms - plan.network_ms, 0.3 * elapsed_ms)
         if not censored:
             step, prefill = self._class
@@ -166,5 +163,4 @@ class CoreFlight:
             self._lengths.learn(shape.model, shape.tenant, output_tokens)
 
     def _note(self, now: float, what: str) -> None:
-        if self._record is not None:
-            self._record.events.append((now, what))
+        self._record.events.append((now, what))

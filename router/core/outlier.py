@@ -60,9 +60,6 @@ class Health:
             self.standing, self.proven, self.failures = Standing.PROBATION, 0, 0
         return self.standing
 
-    def open_until(self) -> float:
-        return self._until
-
     def outcome(self, ending: Ending, now: float, *, mean_success: float) -> None:
         """`mean_success` is that of the model's replicas, this one included. Cancelled requests tell nothing."""
         constants = self._constants
@@ -75,7 +72,7 @@ class Health:
             case Ending.FAILED:
                 self._penalty(constants.failure_ms + self.penalty_ms(now), now)
                 self._failed(now, mean_success)
-            case Ending.COMPLETE | Ending.REJECTED:
+            case _:
                 self._succeeded(now)
 
     def _failed(self, now: float, mean_success: float) -> None:

@@ -121,7 +121,7 @@ class ReplicaState:
             self.asked_at, self.unanswered_asks = float("-inf"), 0
         if state is not ModelState.LOADING or before not in LOADABLE:
             self.since = now
-        elif before is not ModelState.LOADING:
+        else:
             self.since = self.asked_at if self.asked_at > self.since else now
             self.loads[ModelState.LOADING] = self.loads[before]
         self.current = state
@@ -140,10 +140,8 @@ class ReplicaState:
         self.asked_at = now
 
     def load_s(self, now: float) -> float:
-        """Expected seconds until it can serve."""
+        """Expected seconds until it can serve, in a state that can be loaded."""
         state = self.current
-        if state not in LOADABLE:
-            return 0.0
         if state is ModelState.LOADING:
             if self.load is not None and self.load.load_remaining_s > 0.0:
                 return max(0.0, self.load.load_remaining_s - (now - self.ledger.reported_at))
@@ -154,12 +152,10 @@ class ReplicaState:
         return whole
 
     def waking(self, now: float) -> bool:
-        """Asked for and not yet answered: to be waited for like one that loads. An ask nobody answers is forgotten
-        after twice the time a load takes, and then counts against the replica."""
+        """Asleep, asked for and not yet answered: to be waited for like one that loads. An ask nobody answers is
+        forgotten after twice the time a load takes, and then counts against the replica."""
         if self.asked_at == float("-inf"):
             return False
-        if self.current is ModelState.LOADING:
-            return True
         if now - self.asked_at <= max(10.0, 2.0 * self.loads[self.current].mean_s):
             return True
         self.asked_at = float("-inf")

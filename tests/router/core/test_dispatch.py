@@ -374,3 +374,67 @@ def test_departed_replicas_counts_are_bounded() -> None:
     core.apply(fleet(replica("a")), 0.0)
     core.apply(fleet(), 1.0)
     assert 10_000 == len(core._belief._departed)
+
+
+def test_a_replica_that_is_undrained_starts_slowly_and_teaches_no_load_time() -> None:
+    core = dispatcher(replica("a", ModelState.DRAINING))
+    core.apply(fleet(replica("a")), 100.0)
+    (only,) = core.explain(shape(), now=101.0)
+    assert only.terms["slow_start"] > 0.0
+
+
+def test_adapters_are_found_although_a_replica_left() -> None:
+    core = dispatcher(replica("a", adapters=("lora",)), replica("b", adapters=("lora",)))
+    core.apply(fleet(replica("b", adapters=("lora",))), 1.0)
+    assert "b" == core.pick(shape("lora"), now=1.0).replica
+
+
+def test_a_drained_replica_still_streams_and_its_pace_teaches_nothing() -> None:
+    core = dispatcher(replica("a"))
+    _, flight = send(core)
+    flight.first_token(0.1)
+    core.apply(fleet(replica("a", ModelState.DRAINING)), 0.2)
+    flight.progress(10, 5.0)
+    assert 1.0 == core._belief.replicas["a"].cost.decode
+
+
+def test_the_pace_of_a_stream_is_learned() -> None:
+    core = dispatcher(replica("a"))
+    _, flight = send(core)
+    flight.first_token(0.1)
+    flight.progress(10, 5.0)
+    assert core._belief.replicas["a"].cost.decode > 1.05
+    twin = dispatcher(replica("a"))
+    _, several = send(twin, shape(choices=2))
+    several.first_token(0.1)
+    several.progress(10, 5.0)
+    assert 1.0 == twin._belief.replicas["a"].cost.decode
+
+
+def test_among_very_many_replicas_the_holders_of_the_prefix_are_bounded() -> None:
+    core = dispatcher(
+        *(replica(f"r{n}") for n in range(50)), constants=Constants(scan_limit=10, holders=4, record_candidates=64)
+    )
+    asked = shape(prompt=bytes(64) * 64)
+    everybody = {f"r{n}" for n in range(50)}
+    for n in range(50):
+        decision = core.pick(asked, exclude=everybody - {f"r{n}"}, now=0.0)
+        if decision.verdict is Verdict.SEND:
+            core.begin(decision, asked, 0.0).end(Ending.COMPLETE, 0.0)
+    long, longer = shape(prompt=asked.prompt + bytes(2048)), shape(prompt=asked.prompt + bytes(4096))
+    for n in range(6):
+        decision = core.pick(long, exclude=everybody - {f"r{n}"}, now=1.0)
+        if decision.verdict is Verdict.SEND:
+            core.begin(decision, long, 1.0).end(Ending.COMPLETE, 1.0)
+    for _ in range(3):
+        decision = core.pick(longer, now=1.0)
+        core.begin(decision, longer, 1.0).end(Ending.COMPLETE, 1.0)
+    assert core.pick(longer, now=2.0).uncached_tokens < 100
+    assert len(core.why("r")[-1].candidates) <= 4 + 16 + 8
+
+
+def test_a_node_stays_while_one_of_its_replicas_does() -> None:
+    core = dispatcher(replica("a", node="n1", device_class="cpu"), replica("b", node="n1", device_class="cpu"))
+    core.apply(fleet(replica("b", node="n1", device_class="cpu")), 1.0)
+    assert {"b": 0} == core.sent("n1")
+    assert "b" == core.pick(shape(), now=1.0).replica
