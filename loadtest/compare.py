@@ -17,7 +17,8 @@ import platform
 import statistics
 import sys
 import tempfile
-from collections.abc import Awaitable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Sequence
+from contextlib import asynccontextmanager
 from pathlib import Path
 from time import monotonic
 
@@ -35,6 +36,7 @@ from loadtest.processes import CannotStart, Process, Processes, cores, free_port
 MODEL = "bench"
 PROMPT_BYTES = 2000
 START_LIMIT_S = 90.0
+QUESTION_LIMIT_S = 60.0
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
@@ -59,7 +61,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     plan = Plan(
         rounds=1 if args.quick else args.rounds,
         seconds=2.0 if args.quick else args.seconds,
-        growth=not args.quick,
+        growth=not (args.quick or args.no_growth),
         router_core=args.router_core if args.router_core >= 0 else here[0],
         load_core=args.load_core if args.load_core >= 0 else here[-1],
     )
@@ -97,7 +99,19 @@ def _measure(contestants: Sequence[Contestant], plan: Plan) -> list[dict[str, Fi
 
 
 async def _one(contestant: Contestant, plan: Plan, at: Path) -> Figures:
-    """Start one contestant on its core, ask all questions, stop it."""
+    """All questions to one contestant; memory is asked of a fresh process, whose heap has no slack from other work."""
+    figures: Figures = {"errors": 0.0}
+    for questions in (_costs, _memory):
+        folder = at / questions.__name__
+        folder.mkdir()
+        async with _standing(contestant, plan, folder) as bench:
+            await questions(bench, plan, figures)
+    return figures
+
+
+@asynccontextmanager
+async def _standing(contestant: Contestant, plan: Plan, at: Path) -> AsyncIterator[Bench]:
+    """The contestant on its core, engines and helpers on the other, ready to answer."""
     with Processes() as processes:
         argv = (sys.executable, "-m", "loadtest.baselines.engine", "--model", MODEL)
         engine = processes.start(argv, name="engine", directory=at, core=plan.load_core)
@@ -117,7 +131,8 @@ async def _one(contestant: Contestant, plan: Plan, at: Path) -> Figures:
         )
         try:
             await _ready(bench, launch)
-            return await _questions(bench, plan)
+            await asyncio.sleep(1.0)
+            yield bench
         finally:
             for client in (bench.client, *bench.engines):
                 client.close()
@@ -147,26 +162,27 @@ async def _ready(bench: Bench, launch: Launch) -> None:
     raise CannotStart(f"not ready in {START_LIMIT_S:g} s: {last}; log: {bench.router and bench.router.last_words()}")
 
 
-async def _questions(bench: Bench, plan: Plan) -> Figures:
-    """Everything that can be answered; a question that cannot is said and counted, and its figures are left out."""
-    figures: Figures = {"errors": 0.0}
-    await asyncio.sleep(1.0)
-    levels = (1000, 2000, 4000) if plan.growth else (1000,)
-    await _ask(measures.memory(bench, levels=levels), figures)
-    await _ask(measures.paced(bench, streams=64, seconds=plan.seconds), figures)
+async def _costs(bench: Bench, plan: Plan, figures: Figures) -> None:
+    seconds = plan.seconds
+    await _ask(measures.paced(bench, streams=64, seconds=seconds), figures)
     if plan.growth:
-        await _ask(measures.paced(bench, streams=128, seconds=plan.seconds), figures, "_x2")
-        await _ask(measures.paced(bench, streams=256, seconds=plan.seconds), figures, "_x4")
-    await _ask(measures.first_events(bench, seconds=plan.seconds), figures)
-    await _ask(measures.plain(bench, seconds=plan.seconds), figures)
+        await _ask(measures.paced(bench, streams=128, seconds=seconds), figures, "_x2")
+        await _ask(measures.paced(bench, streams=256, seconds=seconds), figures, "_x4")
+    await _ask(measures.first_events(bench, seconds=seconds), figures)
+    await _ask(measures.plain(bench, seconds=seconds), figures)
     await _ask(measures.delays_of_nagle(bench), figures)
-    await _ask(measures.ceiling(bench, seconds=plan.seconds), figures)
-    return figures
+    await _ask(measures.ceiling(bench, seconds=seconds), figures)
+
+
+async def _memory(bench: Bench, plan: Plan, figures: Figures) -> None:
+    await _ask(measures.memory(bench, levels=(1000, 2000, 4000) if plan.growth else (1000,)), figures)
 
 
 async def _ask(question: Awaitable[Figures], figures: Figures, suffix: str = "") -> None:
+    """A question that cannot be answered is said and counted, and its figures are left out."""
     try:
-        found = await question
+        async with asyncio.timeout(QUESTION_LIMIT_S):
+            found = await question
     except (NoFigures, TimeoutError, OSError) as error:
         print(f"a question was not answered: {type(error).__name__} {error}", file=sys.stderr)
         figures["errors"] += 1
@@ -235,6 +251,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=4.0, help="length of each measuring window")
     parser.add_argument("--quick", action="store_true", help="one round, two-second windows, no growth")
+    parser.add_argument("--no-growth", action="store_true", help="leave out twice and four times the load")
     parser.add_argument("--router-core", type=int, default=-1, help="default: the first core")
     parser.add_argument("--load-core", type=int, default=-1, help="default: the last core")
     parser.add_argument("--out", type=Path, default=Path(".switchyard/compare"))

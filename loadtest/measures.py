@@ -71,7 +71,7 @@ async def paced(bench: Bench, *, streams: int, seconds: float) -> Figures:
         delays = recorder.delay_s[first:]
         errors = _errors(exchanges)
     return {
-        "cpu_us_per_event": 1e6 * cpu / max(1, count),
+        "cpu_us_per_event": _us_each(cpu, count),
         "cpu_share": cpu / at,
         "events_share": count * INTERVAL_S / (streams * at),
         "relay_ms_p50": 1e3 * quantile(delays, 0.5),
@@ -119,7 +119,7 @@ async def ceiling(bench: Bench, *, seconds: float, streams: int = 64) -> Figures
     return {
         "ceiling_events_per_s": count / at,
         "ceiling_cpu_share": cpu / at,
-        "ceiling_cpu_us_per_event": 1e6 * cpu / max(1, count),
+        "ceiling_cpu_us_per_event": _us_each(cpu, count),
         "errors": errors,
     }
 
@@ -139,8 +139,8 @@ async def plain(bench: Bench, *, seconds: float, connections: int = 32) -> Figur
     )
     cpu = bench.cpu_s() - cpu
     return {
-        "cpu_us_per_plain": 1e6 * cpu / max(1, done.requests),
-        "plain_per_s": done.per_second,
+        "cpu_us_per_plain": _us_each(cpu, done.requests - done.failures),
+        "plain_per_s": (done.requests - done.failures) / done.seconds,
         "plain_cpu_share": cpu / done.seconds,
         "errors": done.failures,
     }
@@ -220,6 +220,10 @@ async def _quiet(bench: Bench, limit_s: float = 10.0) -> None:
         if not await bench.running():
             return
         await asyncio.sleep(0.05)
+
+
+def _us_each(cpu_s: float, count: int) -> float:
+    return 1e6 * cpu_s / count if count else float("nan")
 
 
 def _errors(exchanges: Sequence[Exchange]) -> int:

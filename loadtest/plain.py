@@ -33,10 +33,6 @@ class Plain(msgspec.Struct, frozen=True):
     seconds: float
     tool: str
 
-    @property
-    def per_second(self) -> float:
-        return self.requests / self.seconds if self.seconds else 0.0
-
 
 async def plain_load(
     client: Client, body: bytes, *, path: str, connections: int, seconds: float, directory: Path, api_key: str = ""

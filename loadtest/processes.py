@@ -112,6 +112,9 @@ class Process:
         for pid in left:
             _kill(pid)
         self._child.wait()
+        deadline = time.monotonic() + patience_s
+        while any(map(memory_bytes, left)) and time.monotonic() < deadline:
+            time.sleep(0.01)
 
     def _signal(self, which: signal.Signals) -> None:
         try:
