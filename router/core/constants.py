@@ -119,7 +119,7 @@ class Constants(msgspec.Struct, frozen=True, kw_only=True):
     strangers: int = 8
     refresh_s: float = 0.25
     """A row whose figures are older is computed anew before it is scored."""
-    refresh_budget: int = 4
+    refresh_budget: int = 2
 
     # Explaining
     records: int = 1024

@@ -102,8 +102,8 @@ class CoreDispatcher:
     def begin(self, decision: Decision, shape: Shape, now: float) -> CoreFlight:
         if not isinstance(decision, Picked):
             raise TypeError("only a decision of `pick` with the verdict SEND can be begun")
-        assert decision.record is not None
         decision.group.index.insert(decision.state.row, decision.plan.keys)
+        decision.plan.keys = []  # the record keeps the plan, and the keys are only needed here
         self._sends += 1
         if self._sends % INDEX_CHECK == 0:
             self._belief.bound_indexes()
@@ -113,7 +113,7 @@ class CoreDispatcher:
             shape=shape,
             plan=decision.plan,
             lengths=self._lengths,
-            record=decision.record,
+            record=self._records.last(shape.request_id),
             changed=self._belief.changed,
             now=now,
         )
@@ -223,7 +223,7 @@ class CoreDispatcher:
     def _send(self, shape: Shape, found: Found, keys: list[int], exclude: Collection[str], now: float) -> Picked:
         substitute = found.group.model != self._belief.base(shape.model)
         decision = verdicts.send(found, keys, substitute=substitute, now=now)
-        decision.record = self._note(shape, found, decision, exclude, now)
+        self._note(shape, found, decision, exclude, now)
         return decision
 
     def _wait(self, shape: Shape, found: Found, way: hold.Way, exclude: Collection[str], now: float) -> Decision:
@@ -234,6 +234,6 @@ class CoreDispatcher:
         self._note(shape, found, decision, exclude, now)
         return decision
 
-    def _note(self, shape: Shape, found: Found, decision: Decision, exclude: Collection[str], now: float) -> Record:
+    def _note(self, shape: Shape, found: Found, decision: Decision, exclude: Collection[str], now: float) -> None:
         record = verdicts.record(found, decision, model=shape.model, exclude=exclude, now=now)
-        return self._records.add(shape.request_id, record)
+        self._records.add(shape.request_id, record)

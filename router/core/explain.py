@@ -6,7 +6,7 @@ a decision under another policy or other constants (`whatif`). Decides nothing.
 
 from __future__ import annotations
 
-from collections import OrderedDict, deque
+from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from math import isfinite
 
@@ -83,15 +83,15 @@ class Records:
     def __init__(self, limit: int) -> None:
         self._limit = limit
         self._count = 0
-        self._by_request: OrderedDict[str, deque[Record]] = OrderedDict()
+        self._by_request: OrderedDict[str, list[Record]] = OrderedDict()
 
     def __len__(self) -> int:
         return self._count
 
-    def add(self, request_id: str, record: Record) -> Record:
+    def add(self, request_id: str, record: Record) -> None:
         records = self._by_request.get(request_id)
         if records is None:
-            records = self._by_request[request_id] = deque()
+            records = self._by_request[request_id] = []
         elif _same(records[-1].decision, record.decision):
             record.times = records[-1].times + 1
             record.at = records[-1].at
@@ -101,11 +101,14 @@ class Records:
         self._count += 1
         while self._count > self._limit:
             oldest = next(iter(self._by_request.values()))
-            oldest.popleft()
+            del oldest[0]
             self._count -= 1
             if not oldest:
                 self._by_request.popitem(last=False)
-        return record
+
+    def last(self, request_id: str) -> Record | None:
+        records = self._by_request.get(request_id)
+        return records[-1] if records else None
 
     def of(self, request_id: str) -> list[Record]:
         return list(self._by_request.get(request_id, ()))

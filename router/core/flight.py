@@ -77,7 +77,7 @@ class CoreFlight:
         shape: Shape,
         plan: Plan,
         lengths: Lengths,
-        record: Record,
+        record: Record | None,
         changed: Callable[[ReplicaState, float], None],
         now: float,
     ) -> None:
@@ -163,4 +163,5 @@ class CoreFlight:
             self._lengths.learn(shape.model, shape.tenant, output_tokens)
 
     def _note(self, now: float, what: str) -> None:
-        self._record.events.append((now, what))
+        if self._record is not None:
+            self._record.events.append((now, what))

@@ -25,7 +25,6 @@ class Picked(Decision, kw_only=True):
     state: ReplicaState
     group: Group
     plan: Plan
-    record: Record | None = None
 
 
 def send(found: Found, keys: list[int], *, substitute: bool, now: float) -> Picked:

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import gc
+import weakref
+
 import pytest
 
 from router.core.constants import Constants
@@ -143,3 +146,27 @@ def test_a_candidate_that_costs_next_to_nothing_is_said_to() -> None:
     record.figures[:] = 0.0
     record.figures[18] = 1.0
     assert "next to nothing" in core.story("q")
+
+
+def test_a_flight_whose_record_is_forgotten_flies_on() -> None:
+    core = dispatcher(replica("a"), constants=Constants(records=1))
+    decision = core.pick(asked("q"), now=0.0)
+    core.pick(asked("other"), now=0.0)
+    flight = core.begin(decision, asked("q"), 0.0)
+    flight.first_token(0.1)
+    flight.end(Ending.COMPLETE, 0.2)
+    assert [] == core.why("q")
+
+
+def test_decisions_leave_no_cycles_for_the_collector() -> None:
+    core = dispatcher(replica("a"), constants=Constants(records=1))
+    decision = core.pick(asked("q"), now=0.0)
+    record = weakref.ref(core._records.of("q")[0].figures)
+    core.begin(decision, asked("q"), 0.0).end(Ending.COMPLETE, 0.1)
+    del decision
+    gc.disable()
+    try:
+        core.pick(asked("other"), now=0.0)
+        assert record() is None
+    finally:
+        gc.enable()
