@@ -160,7 +160,7 @@ class Attempts:
         sign = stall.sign(heard, generation=job.replica.generation, silent_s=silent_s)
         if not streams:
             return stall.first_limit_s(sign, expected_s=0.001 * job.decision.expected_p90_ms, cap_s=cap_s)
-        limit_s = stall.stream_limit_s(sign, interval_s=relay.interval_s, cap_s=cap_s)
+        limit_s = stall.stream_limit_s(sign, interval_s=relay.interval_s, cap_s=cap_s, named=job.replica.token_ids)
         return limit_s if silent_s > limit_s and job.movable() else cap_s
 
     async def _exchange(self, relay: Relay, job: Job, head: bytes) -> None:

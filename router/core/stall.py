@@ -18,6 +18,10 @@ LEAST_S = 1.5
 """No stream is given up sooner: reports come every 250 ms and need two to say anything."""
 OWN_INTERVALS = 20.0
 """Of the stream's own mean time between events, with an engine that stands still or has nobody to speak for it."""
+NAMED_S = 3.0
+NAMED_INTERVALS = 50.0
+"""With an engine that goes on for others while nobody waits there, and that was asked to name every token: no parser
+can be holding this stream's text back, and it has not been preempted, so it is lost."""
 ALIVE_S = 10.0
 ALIVE_INTERVALS = 100.0
 """With an engine that goes on for others while nobody waits there."""
@@ -85,9 +89,12 @@ def interval_s(events: int, elapsed_s: float) -> float:
     return elapsed_s / (events - 1) if events > 2 else PRIOR_INTERVAL_S
 
 
-def stream_limit_s(sign: Sign, *, interval_s: float, cap_s: float) -> float:
-    """How long a stream with this mean interval between events may be silent."""
+def stream_limit_s(sign: Sign, *, interval_s: float, cap_s: float, named: bool = False) -> float:
+    """How long a stream with this mean interval between events may be silent; `named`: the engine was asked for the
+    ids of its tokens, so that each makes an event."""
     match sign:
+        case Sign.ALIVE if named:
+            limit_s = max(NAMED_S, NAMED_INTERVALS * interval_s)
         case Sign.ALIVE:
             limit_s = max(ALIVE_S, ALIVE_INTERVALS * interval_s)
         case Sign.QUEUED:

@@ -4,7 +4,18 @@ from __future__ import annotations
 
 import pytest
 
-from router.core.stall import ALIVE_S, FIRST_S, LEAST_S, QUEUED_S, Heard, Sign, first_limit_s, sign, stream_limit_s
+from router.core.stall import (
+    ALIVE_S,
+    FIRST_S,
+    LEAST_S,
+    NAMED_S,
+    QUEUED_S,
+    Heard,
+    Sign,
+    first_limit_s,
+    sign,
+    stream_limit_s,
+)
 from tests.router.core.fleets import dispatcher, load, replica, report
 
 BUSY = Heard(generation=1, scraped_age_s=0.2, running=3)
@@ -44,6 +55,11 @@ def test_an_engine_that_goes_on_for_others_is_waited_for_longer_and_longest_wher
     assert Sign.QUEUED is said(Heard(generation=1, running=3, waiting=1))
     limits = [stream_limit_s(s, interval_s=0.02, cap_s=60.0) for s in (Sign.STILL, Sign.ALIVE, Sign.QUEUED)]
     assert [LEAST_S, ALIVE_S, QUEUED_S] == limits
+
+
+def test_a_stream_whose_every_token_would_be_named_is_missed_sooner_unless_it_may_have_been_preempted() -> None:
+    assert NAMED_S == stream_limit_s(Sign.ALIVE, interval_s=0.02, cap_s=60.0, named=True)
+    assert QUEUED_S == stream_limit_s(Sign.QUEUED, interval_s=0.02, cap_s=60.0, named=True)
 
 
 @pytest.mark.parametrize("which", list(Sign))
