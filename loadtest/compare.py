@@ -3,6 +3,7 @@
     python -m loadtest.peers install
     python -m loadtest.compare --rounds 3
     python -m loadtest.compare --only switchyard,nginx,smg --quick
+    python -m loadtest.compare --only switchyard --crowd 5000
 
 The router has one core to itself; the engines, the client and what a router needs beside it share the other. Rounds
 are interleaved (every contestant once per round), figures are medians over rounds, ratios are to nginx. It writes
@@ -68,6 +69,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if plan.router_core == plan.load_core:
         print("only one core: router and load share it, so latencies say little", file=sys.stderr)
     pin(plan.load_core)
+    if args.crowd:
+        return _crowds(contestants, plan, args.crowd, args.interval)
     rounds = _measure(contestants, plan)
     result = report.Result(
         machine=f"{platform.processor() or platform.machine()}, {len(here)} cores, Linux {platform.release()}",
@@ -96,6 +99,22 @@ def _measure(contestants: Sequence[Contestant], plan: Plan) -> list[dict[str, Fi
                   f"({monotonic() - began:.0f} s)", flush=True)  # fmt: skip
         rounds.append(figures)
     return rounds
+
+
+def _crowds(contestants: Sequence[Contestant], plan: Plan, streams: int, interval_s: float) -> int:
+    """Many streams at once, one contestant after the other; figures as they come, no table. 1 if a stream broke."""
+    broken = 0.0
+
+    async def ask(contestant: Contestant, at: Path) -> Figures:
+        async with _standing(contestant, plan, at) as bench:
+            return await measures.crowd(bench, streams=streams, interval_s=interval_s, seconds=5 * plan.seconds)
+
+    for contestant in contestants:
+        with tempfile.TemporaryDirectory(prefix="compare-") as at:
+            figures = uvloop.run(ask(contestant, Path(at)))
+        broken += figures["errors"] + figures["silent"]
+        print(contestant.name, *(f"{name} {value:.3g}" for name, value in figures.items()), sep="\n  ", flush=True)
+    return 1 if broken else 0
 
 
 async def _one(contestant: Contestant, plan: Plan, at: Path) -> Figures:
@@ -252,6 +271,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--seconds", type=float, default=4.0, help="length of each measuring window")
     parser.add_argument("--quick", action="store_true", help="one round, two-second windows, no growth")
     parser.add_argument("--no-growth", action="store_true", help="leave out twice and four times the load")
+    parser.add_argument("--crowd", type=int, default=0, metavar="STREAMS", help="only this: very many slow streams")
+    parser.add_argument("--interval", type=float, default=1.0, help="seconds between events of a stream in a crowd")
     parser.add_argument("--router-core", type=int, default=-1, help="default: the first core")
     parser.add_argument("--load-core", type=int, default=-1, help="default: the last core")
     parser.add_argument("--out", type=Path, default=Path(".switchyard/compare"))

@@ -170,6 +170,36 @@ async def memory(bench: Bench, *, levels: Sequence[int], limit_s: float = 30.0) 
     return figures
 
 
+async def crowd(bench: Bench, *, streams: int, interval_s: float, seconds: float) -> Figures:
+    """Very many slow streams: is every event in time, and what does a stream hold at first and per delivered token?"""
+    await bench.pace(interval_s)
+    idle = bench.memory_bytes()
+    opening_s = streams / 500
+    recorder = Recorder()
+    request = bench.request(round((opening_s + 2 * seconds + 10) / interval_s))
+    async with _open(bench, streams, request, recorder, over_s=opening_s) as exchanges:
+        await asyncio.sleep(2 * interval_s)
+        first, before, at = bench.memory_bytes(), recorder.events, perf_counter()
+        mark, cpu = len(recorder.delay_s), bench.cpu_s()
+        await asyncio.sleep(seconds)
+        cpu, at, count = bench.cpu_s() - cpu, perf_counter() - at, recorder.events - before
+        last, delays = bench.memory_bytes(), recorder.delay_s[mark:]
+        errors, silent = _errors(exchanges), _silent(exchanges)
+    return {
+        "streams": streams,
+        "silent": silent,
+        "events_share": count * interval_s / (streams * at),
+        "cpu_share": cpu / at,
+        "cpu_us_per_event": _us_each(cpu, count),
+        "relay_ms_p50": 1e3 * quantile(delays, 0.5),
+        "relay_ms_p99": 1e3 * quantile(delays, 0.99),
+        "relay_ms_max": 1e3 * max(delays, default=float("nan")),
+        "kib_per_stream": (first - idle) / 1024 / streams,
+        "bytes_per_token": (last - first) / max(1, count),
+        "errors": errors,
+    }
+
+
 async def delays_of_nagle(bench: Bench) -> Figures:
     """Medians that jump to tens of ms if either side of the router waits for acknowledgements before it writes."""
     await bench.pace(0.003)
