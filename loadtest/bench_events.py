@@ -57,6 +57,7 @@ def hot(asked: Asked) -> dict[str, Callable[[], object]]:
     pair = EVENT + EVENT
     return {
         "Splitter.feed, a whole event": lambda: splitter.feed(EVENT),
+        "Cut.quick": lambda: cut.quick(EVENT),
         "is_plain": lambda: is_plain(EVENT),
         "Cut.plain": lambda: cut.plain(EVENT),
         "examine, two events at once": lambda: examine(pair),
