@@ -159,7 +159,9 @@ class Attempts:
         heard = self._dispatcher.heard(job.replica.replica, now)
         sign = stall.sign(heard, generation=job.replica.generation, silent_s=silent_s)
         if not streams:
-            return stall.first_limit_s(sign, expected_s=0.001 * job.decision.expected_p90_ms, cap_s=cap_s)
+            expected_s = 0.001 * job.decision.expected_p90_ms
+            shows = not isinstance(job.editor, WholeLeg)
+            return stall.first_limit_s(sign, expected_s=expected_s, cap_s=cap_s, streams=shows)
         limit_s = stall.stream_limit_s(sign, interval_s=relay.interval_s, cap_s=cap_s, named=job.replica.token_ids)
         return limit_s if silent_s > limit_s and job.movable() else cap_s
 

@@ -94,7 +94,9 @@ class Belief:
     def heard(self, name: str, now: float) -> Heard | None:
         """What the replica's agent says of it; None while nobody speaks for it."""
         state = self.replicas.get(name)
-        if state is None or state.load is None or state.node.lost:
+        if state is None:
+            return Heard(left=True)
+        if state.load is None or state.node.lost:
             return None
         load, reported_at = state.load, state.ledger.reported_at
         age_s = now - reported_at - load.scraped_age_s

@@ -31,6 +31,9 @@ QUEUED_INTERVALS = 200.0
 FIRST_S = 5.0
 FIRST_EXPECTATIONS = 4.0
 """Of the time that was expected at worst for the first token: a long prefill shows no token to anybody."""
+ADMITTED_S = 15.0
+ADMITTED_EXPECTATIONS = 10.0
+"""With an engine where nobody waits: it must have begun with this request long ago."""
 PREFILL_LIMIT_S = 10.0
 """A frozen engine's prefills never end: more patience than this they are not given."""
 REPORT_LIMIT_S = 1.0
@@ -52,11 +55,15 @@ class Sign(enum.StrEnum):
     """Another engine has taken its place: whatever the old one still owed will not come."""
     SILENT = "silent"
     """Nobody speaks for it: its agent is gone, or late."""
+    LEFT = "left"
+    """The same, and its lease has run out: most likely the whole node is gone."""
 
 
 class Heard(msgspec.Struct, frozen=True, kw_only=True):
     """The latest report of a replica, told at the moment of the question."""
 
+    left: bool = False
+    """It is not in the registry any more; nothing else is known then."""
     generation: int = 0
     age_s: float = 0.0
     """Since the report came."""
@@ -73,6 +80,8 @@ class Heard(msgspec.Struct, frozen=True, kw_only=True):
 def sign(heard: Heard | None, *, generation: int, silent_s: float) -> Sign:
     """What the report says about an engine from which a request has heard nothing for `silent_s`; `generation` is that
     of the engine it was sent to, 0 if unknown."""
+    if heard is not None and heard.left:
+        return Sign.LEFT
     if heard is None or heard.age_s > REPORT_LIMIT_S:
         return Sign.SILENT
     if generation and heard.generation > generation:
@@ -101,15 +110,18 @@ def stream_limit_s(sign: Sign, *, interval_s: float, cap_s: float, named: bool =
             limit_s = max(QUEUED_S, QUEUED_INTERVALS * interval_s)
         case Sign.GONE:
             limit_s = LEAST_S
-        case Sign.STILL | Sign.SILENT:
+        case Sign.STILL | Sign.SILENT | Sign.LEFT:
             limit_s = max(LEAST_S, OWN_INTERVALS * interval_s)
     return min(cap_s, limit_s)
 
 
-def first_limit_s(sign: Sign, *, expected_s: float, cap_s: float) -> float:
-    """How long the first token may be awaited. Only an engine known to stand still is left before the cap."""
+def first_limit_s(sign: Sign, *, expected_s: float, cap_s: float, streams: bool = True) -> float:
+    """How long the first token may be awaited; `streams`: it shows when it comes. A late agent is no reason to leave
+    its engine, and where requests wait this one may be among them."""
     match sign:
-        case Sign.STILL:
+        case Sign.ALIVE if streams:
+            return min(cap_s, max(ADMITTED_S, ADMITTED_EXPECTATIONS * expected_s))
+        case Sign.STILL | Sign.LEFT:
             return min(cap_s, max(FIRST_S, FIRST_EXPECTATIONS * expected_s))
         case Sign.GONE:
             return min(cap_s, LEAST_S)
