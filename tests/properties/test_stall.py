@@ -61,7 +61,7 @@ def test_an_engine_that_is_heard_to_make_tokens_is_never_taken_for_dead(
 def test_longer_silence_never_makes_an_engine_look_more_alive(
     report: Heard, generation: int, silent: float, more: float
 ) -> None:
-    rank = {which: place for place, which in enumerate((*ORDER[:2], Sign.SILENT, *ORDER[2:]))}
+    rank = {which: place for place, which in enumerate((*ORDER[:2], Sign.LEFT, Sign.SILENT, *ORDER[2:]))}
     first = sign(report, generation=generation, silent_s=silent)
     later = sign(report, generation=generation, silent_s=silent + more)
     assert rank[later] <= rank[first]

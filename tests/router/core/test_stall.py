@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from router.core.stall import (
+    ADMITTED_S,
     ALIVE_S,
     FIRST_S,
     LEAST_S,
@@ -72,9 +73,13 @@ def test_the_first_token_is_given_up_only_on_an_engine_known_to_stand_still_or_t
     assert FIRST_S == first_limit_s(Sign.STILL, expected_s=0.1, cap_s=600.0)
     assert 40.0 == first_limit_s(Sign.STILL, expected_s=10.0, cap_s=600.0)
     assert LEAST_S == first_limit_s(Sign.GONE, expected_s=10.0, cap_s=600.0)
-    assert [600.0] * 3 == [
-        first_limit_s(s, expected_s=0.1, cap_s=600.0) for s in (Sign.ALIVE, Sign.QUEUED, Sign.SILENT)
-    ]
+    assert FIRST_S == first_limit_s(Sign.LEFT, expected_s=0.1, cap_s=600.0)
+    assert [600.0] * 2 == [first_limit_s(s, expected_s=0.1, cap_s=600.0) for s in (Sign.QUEUED, Sign.SILENT)]
+
+
+def test_an_engine_where_nobody_waits_has_lost_a_request_that_shows_no_token_and_a_whole_answer_shows_none() -> None:
+    assert ADMITTED_S == first_limit_s(Sign.ALIVE, expected_s=0.1, cap_s=600.0)
+    assert 600.0 == first_limit_s(Sign.ALIVE, expected_s=0.1, cap_s=600.0, streams=False)
 
 
 def test_what_was_heard_grows_older_and_ends_with_its_agents_stream() -> None:
@@ -86,4 +91,5 @@ def test_what_was_heard_grows_older_and_ends_with_its_agents_stream() -> None:
     assert (1, 2, 1.0, 1.25, 1.5) == (later.generation, later.running, later.age_s, later.scraped_age_s, later.idle_s)
     core.node_lost("n-a", 12.0)
     assert core.heard("a", 12.0) is None
-    assert core.heard("nobody", 12.0) is None
+    assert Heard(left=True) == core.heard("nobody", 12.0)
+    assert Sign.LEFT is said(core.heard("nobody", 12.0))
