@@ -59,7 +59,6 @@ def hot(asked: Asked) -> dict[str, Callable[[], object]]:
         "Splitter.feed, a whole event": lambda: splitter.feed(EVENT),
         "Cut.quick": lambda: cut.quick(EVENT),
         "is_plain": lambda: is_plain(EVENT),
-        "Cut.plain": lambda: cut.plain(EVENT),
         "examine, two events at once": lambda: examine(pair),
         "Cut.any, two events at once": lambda: cut.any(pair),
         "not taken: re.sub for the cut": lambda: _IDS.sub(b"", EVENT),

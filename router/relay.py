@@ -20,9 +20,6 @@ from router.core.seam import Diverged
 from router.downstream.stream import ClientStream
 from router.upstream.connection import EngineConnection, Headers
 
-_NO_CHOICES = b'"choices":[]'
-"""Stands, with these very quotes, only in the event that closes a stream with its usage."""
-
 _TROUBLE = {
     Trouble.ERROR: Code.ENGINE_ERROR,
     Trouble.ABORT: Code.ENGINE_ABORTED,
@@ -34,7 +31,7 @@ class Editor(Protocol):
     """What the client gets of the engine's events: a cut on the first leg, a splice on a resumed one (resume.py)."""
 
     def quick(self, block: bytes) -> bytes | None:
-        """Of one ordinary event; None for what needs a closer look. Never empty."""
+        """Of one ordinary event, b"" when it is nothing to the client; None for what needs a closer look."""
         ...
 
     def any(self, block: bytes) -> bytes:
@@ -71,7 +68,8 @@ class Relay:
         self.done: asyncio.Future[None] = loop.create_future()
         """Resolved when nothing more will come; the attempt then holds code, status and detail."""
         self.tail = b""
-        """The client's last bytes (usage, `[DONE]`), held back until the request is journalled."""
+        """The client's last bytes, held back until the request is journalled: from the block in which the last choice
+        ended, through the usage, to `[DONE]`."""
         self.answer = b""
         """An answer that is no stream: the engine's error, or JSON where a stream was asked for."""
         self.retry_after_s = 0.0
@@ -90,6 +88,8 @@ class Relay:
         self._on_progress = on_progress
         self._limits = limits
         self._splitter = Splitter(limits.event_bytes)
+        self._last = b""
+        """What will be the tail, as the engine sent it."""
         self._whole: list[bytes] | None = None
         self._whole_bytes = 0
 
@@ -135,7 +135,8 @@ class Relay:
         if not self.events:
             self._begin()
         self.events += 1
-        self._client.write(out)
+        if out:
+            self._client.write(out)
 
     def end(self) -> None:
         if self._whole is not None:
@@ -191,24 +192,24 @@ class Relay:
         self.events += seen.events
         self.choices_left -= seen.finished
         self.usage = seen.usage or self.usage
-        if seen.good:
-            self._deliver(self._editor.any(seen.good), seen)
+        if seen.good and (self.choices_left <= 0 or self._last):
+            self._last += seen.good
+        elif seen.good and (out := self._editor.any(seen.good)) and self.events:
+            self._client.write(out)
         if seen.trouble is not None:
             self.stop(_TROUBLE[seen.trouble], seen.detail)
-
-    def _deliver(self, out: bytes, seen: Seen) -> None:
-        if seen.done or self.tail or _NO_CHOICES in seen.good:
-            self.tail += out
-        elif out and self.attempt.first_token:
-            self._client.write(out)
 
     def _judge_end(self, otherwise: str) -> None:
         """An answer is complete when every choice has ended. `[DONE]` alone proves nothing: a dying engine sends it
         too; and an engine that ended all choices and lost only its `[DONE]` has left nothing to continue."""
-        if self._whole is None and self.choices_left <= 0:
-            self.stop(Code.OK)
-        else:
+        if self._whole is not None or self.choices_left > 0:
             self.stop(Code.ENGINE_BROKE, otherwise)
+            return
+        try:
+            self.tail = self._editor.any(self._last) if self._last else b""
+            self.stop(Code.OK)
+        except Diverged as error:
+            self.stop(Code.DIVERGED, str(error))
 
     def _begin(self) -> None:
         self.attempt.first_token = self._clock()

@@ -34,6 +34,9 @@ _PROMPT_IDS = b',"prompt_token_ids":['
 _OPENING = b'data: {"id":"'
 _GOES_ON = b'"finish_reason":null'
 _CLOSING = b"}]}\n\n"
+_NO_IDS = b',"token_ids":null'
+_NOTHING_YET = b'"delta":{},"logprobs":null,"finish_reason":null'
+"""Of a chat's token whose text is held back. vLLM sends such an event only to those who ask for ids."""
 _TEXT_ONLY = b',"stop_reason":null,"prompt_token_ids":null'
 """Stands between the two in completions only."""
 _BEFORE_IDS = (_GOES_ON, _GOES_ON + _TEXT_ONLY)
@@ -107,6 +110,11 @@ class _Event(msgspec.Struct, gc=False):
     usage: msgspec.Raw = _NULL
 
 
+class _Fingerprint(msgspec.Struct, gc=False):
+    system_fingerprint: str = ""
+
+
+_decode_fingerprint = msgspec.json.Decoder(_Fingerprint).decode
 _decode_plain = msgspec.json.Decoder(_Plain).decode
 _decode_event = msgspec.json.Decoder(_Event).decode
 
@@ -153,8 +161,9 @@ class Cut:
         self.usage = usage
 
     def quick(self, block: bytes) -> bytes | None:
-        """The client's bytes of one ordinary event of a stream with one choice, told by its first and last bytes; None
-        for whatever needs a closer look. Nothing is decoded: this is the way of nearly every token."""
+        """The client's bytes of one ordinary event of a stream with one choice, told by its first and last bytes; b""
+        for one that it would not have got, None for whatever needs a closer look. Nothing is decoded: this is the way
+        of nearly every token."""
         if block.find(b"\n") != len(block) - 2 or not block.startswith(_OPENING):
             return None
         at = block.rfind(_IDS)
@@ -163,31 +172,42 @@ class Cut:
         head = block[:at]
         if not head.endswith(_BEFORE_IDS) or block.find(b"]", at) != len(block) - 6 or not block.endswith(_CLOSING):
             return None
-        return head + _CLOSING if self.ids else block
-
-    def plain(self, block: bytes) -> bytes:
-        """For a block that `is_plain`, so that it has one choice, and ids of no prompt: the same object when there is
-        nothing to cut."""
         if not self.ids:
             return block
-        at = block.rfind(_IDS)
-        return block if at < 0 else block[:at] + block[block.find(b"]", at) + 1 :]
+        return b"" if head.endswith(_NOTHING_YET) else head + _NO_IDS + _CLOSING
 
     def any(self, block: bytes) -> bytes:
         """For any block without trouble; the usage event goes too where it was ours."""
         if self.usage and b'"usage"' in block:
-            block = b"".join(event for event in split(block) if not is_usage(event))
+            block = without_usage(block)
         return without_ids(block) if self.ids else block
 
 
 def without_ids(block: bytes) -> bytes:
-    """Cut every array of token ids that is a member of an object and not its first."""
+    """Say null for every array of token ids that is a member of an object and not its first, as vLLM does when nobody
+    asks for ids, and leave out events that it sends only because somebody does."""
     for pattern in (_IDS, _PROMPT_IDS):
         at = block.rfind(pattern)
         while at >= 0:
-            block = block[:at] + block[block.find(b"]", at) + 1 :]
+            block = block[: at + len(pattern) - 1] + b"null" + block[block.find(b"]", at) + 1 :]
             at = block.rfind(pattern, 0, at)
+    if _NOTHING_YET in block:
+        block = b"".join(event for event in split(block) if not event.endswith(_NOTHING_YET + _NO_IDS + _CLOSING))
     return block
+
+
+def without_usage(block: bytes) -> bytes:
+    """Leave out the event that only tells the usage. Where vLLM told its fingerprint there, the event before it, with
+    which the last choice ended, tells it, as it does when nobody asks for the usage."""
+    kept: list[bytes] = []
+    for event in split(block):
+        if not is_usage(event):
+            kept.append(event)
+        elif kept and kept[-1].endswith(b"}\n\n") and b'"system_fingerprint"' not in kept[-1]:
+            told = _decode_fingerprint(data_of(event) or b"{}").system_fingerprint
+            if told:
+                kept[-1] = kept[-1][:-3] + b',"system_fingerprint":' + _encode(told) + b"}\n\n"
+    return b"".join(kept)
 
 
 def is_plain(block: bytes) -> bool:

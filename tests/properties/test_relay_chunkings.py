@@ -20,7 +20,7 @@ from router.upstream.connection import EngineConnection
 from tests.recordings.library import recordings
 from wire.records import Replica
 
-LIMITS = Limits(first_token_s=60.0, between_tokens_s=60.0, total_until=1e9, answer_bytes=1 << 24, event_bytes=1 << 20)
+LIMITS = Limits(patience_s=lambda _relay, _now: 60.0, total_until=1e9, answer_bytes=1 << 24, event_bytes=1 << 20)
 HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream; charset=utf-8\r\ntransfer-encoding: chunked\r\n\r\n"
 
 

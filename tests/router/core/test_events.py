@@ -29,6 +29,7 @@ TOKEN = HEAD + (
     b'"choices":[{"index":0,"delta":{"content":"ac"},"logprobs":null,"finish_reason":null,"token_ids":[361]}]}\n\n'
 )
 BARE_TOKEN = HEAD + b'"choices":[{"index":0,"delta":{"content":"ac"},"logprobs":null,"finish_reason":null}]}\n\n'
+NULL_TOKEN = BARE_TOKEN.replace(b"null}]}", b'null,"token_ids":null}]}')
 LAST = HEAD + (
     b'"choices":[{"index":0,"delta":{"content":"x"},"logprobs":null,"finish_reason":"length","stop_reason":null,'
     b'"token_ids":[1808]}]}\n\n'
@@ -179,23 +180,23 @@ class TestExamine:
 class TestCut:
     def test_our_ids_are_cut_and_the_rest_is_kept_to_the_byte(self):
         cut = Cut(ids=True, usage=True)
-        assert BARE_TOKEN == cut.plain(TOKEN)
-        assert FIRST.replace(b',"prompt_token_ids":[1,371,84]', b"") == cut.any(FIRST)
+        assert NULL_TOKEN == cut.quick(TOKEN)
+        assert FIRST.replace(b"[1,371,84]", b"null") == cut.any(FIRST)
 
     def test_a_completion_whose_first_event_names_both_loses_both(self):
         event = event_of({"choices": [{"index": 0, "text": "a", "token_ids": [1], "prompt_token_ids": [2, 3]}]})
-        expected = event_of({"choices": [{"index": 0, "text": "a"}]})
+        expected = event_of({"choices": [{"index": 0, "text": "a", "token_ids": None, "prompt_token_ids": None}]})
         assert expected == Cut(ids=True, usage=True).any(event)
 
     def test_nothing_to_cut_is_the_same_object(self):
-        assert Cut(ids=True, usage=True).plain(BARE_TOKEN) is BARE_TOKEN
-        assert Cut(ids=False, usage=False).plain(TOKEN) is TOKEN
+        assert Cut(ids=True, usage=True).quick(BARE_TOKEN) is BARE_TOKEN
+        assert Cut(ids=False, usage=False).quick(TOKEN) is TOKEN
         block = TOKEN + USAGE
         assert Cut(ids=False, usage=False).any(block) is block
 
     def test_text_that_speaks_of_token_ids_is_left_alone(self):
         event = event_of({"choices": [{"delta": {"content": 'say ,"token_ids":[1,2], and ],"prompt_token_ids":[3]'}}]})
-        assert event == Cut(ids=True, usage=True).plain(event)
+        assert event == Cut(ids=True, usage=True).any(event)
 
     def test_the_usage_event_goes_only_when_it_was_ours(self):
         block = LAST + USAGE + DONE
@@ -203,7 +204,7 @@ class TestCut:
         assert block == Cut(ids=False, usage=False).any(block)
 
     def test_several_events_are_cut_each(self):
-        assert BARE_TOKEN + BARE_TOKEN + DONE == Cut(ids=True, usage=True).any(TOKEN + TOKEN + USAGE + DONE)
+        assert NULL_TOKEN + NULL_TOKEN + DONE == Cut(ids=True, usage=True).any(TOKEN + TOKEN + USAGE + DONE)
 
     def test_only_an_event_without_choices_is_the_usage_event(self):
         assert is_usage(USAGE)
