@@ -53,6 +53,7 @@ class Exchange:
         "first_event_s",
         "headers",
         "last_event_at",
+        "longest_gap_s",
         "sent_at",
         "stale",
         "status",
@@ -66,6 +67,8 @@ class Exchange:
         self.bytes = 0
         self.first_event_s = -1.0
         self.last_event_at = 0.0
+        self.longest_gap_s = 0.0
+        """Between two reads that brought events."""
         self.total_s = -1.0
         self.error = ""
         self.stale = False
@@ -132,6 +135,8 @@ class Exchange:
             self.first_event_s = now - self.sent_at
             if recorder is not None:
                 recorder.first_event_s.append(self.first_event_s)
+        elif now - self.last_event_at > self.longest_gap_s:
+            self.longest_gap_s = now - self.last_event_at
         self.events += found
         self.last_event_at = now
         if recorder is not None:

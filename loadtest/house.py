@@ -25,7 +25,7 @@ import msgspec
 from control.core import toml
 from control.registry_server import embedded_command, etcd_command, find_etcd, wait_ready
 from loadtest.client import Client
-from loadtest.processes import CannotStart, Process, free_port
+from loadtest.processes import CannotStart, Process, free_port, memory_bytes
 from wire.connect import RegistrySettings, connect
 from wire.records import ApiKey, ModelState, Node, Record, Replica, Tenant, decode, encode, key, prefix
 from wire.registry import RegistryError
@@ -285,10 +285,7 @@ class House:
 
 
 async def _gone(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
-    except OSError:
-        return True
+    return not memory_bytes(pid)
 
 
 @asynccontextmanager
