@@ -146,6 +146,7 @@ async def _standing(contestant: Contestant, plan: Plan, at: Path) -> AsyncIterat
             router=router,
             body=_body(),
             directory=at,
+            core=plan.router_core,
             api_key=launch.api_key,
         )
         try:
@@ -251,8 +252,13 @@ def _line(figures: Figures) -> str:
     return (
         f"{shown('cpu_us_per_event'):>6} us/event, relay p99 {shown('relay_ms_p99'):>6} ms, "
         f"first event p99 {shown('first_event_ms_p99'):>6} ms, plain {shown('plain_per_s'):>7}/s at "
-        f"{shown('cpu_us_per_plain'):>6} us, errors {shown('errors')}"
+        f"{shown('cpu_us_per_plain'):>6} us, errors {shown('errors')}{_disturbed(figures)}"
     )
+
+
+def _disturbed(figures: Figures) -> str:
+    others = figures.get("others_share", 0.0)
+    return f"; DISTURBED: others used {others:.0%} of the router's core" if others > report.DISTURBED else ""
 
 
 def _save(result: report.Result, out: Path) -> None:

@@ -18,7 +18,7 @@ import msgspec
 
 from loadtest.client import Client, Exchange, Recorder
 from loadtest.plain import plain_load
-from loadtest.processes import Process
+from loadtest.processes import Process, core_busy_s
 
 Figures = dict[str, float]
 
@@ -36,6 +36,8 @@ class Bench(msgspec.Struct, frozen=True, kw_only=True):
     body: dict[str, object]
     """A chat request without `stream` and `max_tokens`."""
     directory: Path
+    core: int
+    """Where the router runs, alone if nobody else uses the machine."""
     api_key: str = ""
 
     def request(self, events: int, *, stream: bool = True) -> bytes:
@@ -66,13 +68,16 @@ async def paced(bench: Bench, *, streams: int, seconds: float) -> Figures:
     async with _open(bench, streams, bench.request(events), recorder, over_s=1.0) as exchanges:
         await asyncio.sleep(SETTLE_S)
         cpu, at, first, count = bench.cpu_s(), perf_counter(), len(recorder.delay_s), recorder.events
+        busy = core_busy_s(bench.core)
         await asyncio.sleep(seconds)
         cpu, at, count = bench.cpu_s() - cpu, perf_counter() - at, recorder.events - count
+        busy = core_busy_s(bench.core) - busy
         delays = recorder.delay_s[first:]
         errors = _errors(exchanges)
     return {
         "cpu_us_per_event": _us_each(cpu, count),
         "cpu_share": cpu / at,
+        "others_share": max(0.0, busy - cpu) / at,
         "events_share": count * INTERVAL_S / (streams * at),
         "relay_ms_p50": 1e3 * quantile(delays, 0.5),
         "relay_ms_p99": 1e3 * quantile(delays, 0.99),

@@ -169,6 +169,13 @@ def memory_bytes(pid: int) -> int:
     return 0
 
 
+def core_busy_s(core: int) -> float:
+    """Time that a core has not been idle since the machine started, in steps of 10 ms."""
+    line = next(line for line in Path("/proc/stat").read_text().splitlines() if line.startswith(f"cpu{core} "))
+    user, nice, system, _idle, _iowait, irq, softirq, steal = map(int, line.split()[1:9])
+    return (user + nice + system + irq + softirq + steal) / os.sysconf("SC_CLK_TCK")
+
+
 def descendants(pid: int) -> list[int]:
     children: dict[int, list[int]] = {}
     for entry in Path("/proc").iterdir():

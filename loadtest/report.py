@@ -14,6 +14,8 @@ import msgspec
 from loadtest.measures import Figures
 
 BASE = "nginx"
+DISTURBED = 0.1
+"""Share of the router's core that others may use before its figures are called disturbed."""
 
 
 class Result(msgspec.Struct, frozen=True, kw_only=True):
@@ -61,9 +63,12 @@ def markdown(result: Result) -> str:
         )
         for name, f in found.items()
     ]
+    disturbed = [name for name, f in found.items() if f.get("others_share", 0.0) > DISTURBED]
+    warning = "**Not on an idle machine**: others used the router's core while these ran: " + ", ".join(disturbed) + "."
     parts = [
         f"Medians of {len(result.rounds)} interleaved rounds; in brackets the ratio to {BASE}. {result.machine}.",
         f"`{result.command}`",
+        warning if disturbed else "",
         _table(
             "router|CPU us per event|relay p50 / p99 / p999 ms|added first event p50 / p99 ms|alone, median ms"
             "|ceiling events/s (us each)|waits for ACKs|errors",

@@ -95,3 +95,9 @@ def test_a_question_without_an_answer_leaves_the_other_figures() -> None:
     assert "| litellm | 24.0 (1.00) | 0.10 / 0.40 / 1.20 | n/a / n/a |" in report.markdown(
         _result({"litellm": partial, "nginx": FIGURES})
     )
+
+
+def test_figures_from_a_busy_machine_are_called_disturbed() -> None:
+    busy = {**FIGURES, "others_share": 0.4}
+    assert "Not on an idle machine" in report.markdown(_result({"nginx": FIGURES, "smg": busy}))
+    assert "Not on an idle machine" not in report.markdown(_result({"nginx": FIGURES, "smg": SLOWER}))
