@@ -8,7 +8,7 @@ names: routing.md section 2.2. Decides nothing; `pick.py` chooses.
     E     = (1/2 + ceil(W / room)) step + b1 W + b2 u (P - u/2) + other models' prefill on the same GPU
     TTFT  = rtt + load + slowness ramp E + kv barrier + health
     TPOT  = slowness decode (step + a1 + a2 (P + out/2)) + share of the prefills that run between our tokens
-    score = TTFT + 1/4 out (TPOT - best TPOT)
+    score = TTFT + 1/20 out (TPOT - best TPOT)
 """
 
 from __future__ import annotations
@@ -146,6 +146,16 @@ def engine_parts_ms(figures: Sequence[Array], place: int, ask: Ask, fresh: float
     attention = fresh * (ask.prompt_tokens - 0.5 * fresh) * float(figures[SLOW_ATTENTION][place])
     prefill = (float(figures[QUEUE][place]) + fresh) * float(figures[SLOW_PREFILL][place]) + attention
     return steps * float(figures[SLOW_STEP][place]) / speed, prefill / speed + float(figures[AHEAD][place])
+
+
+def penalties_ms(figures: Sequence[Array], place: int, ask: Ask, constants: Constants) -> float:
+    """What is in the score of a replica without being time: no prediction of the first token should contain it."""
+    used, more = float(figures[KV_USED][place]), float(figures[KV_TOKEN][place]) * ask.prompt_tokens
+    barrier = kv_barrier_ms(used, constants)
+    growth = float(figures[KV_SLOPE][place]) * ask.prompt_tokens
+    if not ask.small:
+        growth = kv_barrier_ms(used + more, constants) - barrier
+    return barrier + growth + float(figures[HEALTH][place])
 
 
 def terms(figures: Sequence[Array], ask: Ask, matched_bytes: Array | None, constants: Constants) -> dict[str, Array]:

@@ -16,7 +16,7 @@ from router.core.hold import Way
 from router.core.model import Decision, Shape, Verdict
 from router.core.pick import Found, why_out
 from router.core.replica import ReplicaState
-from router.core.score import NETWORK, UNCERTAINTY, engine_parts_ms
+from router.core.score import NETWORK, UNCERTAINTY, engine_parts_ms, penalties_ms
 
 
 class Picked(Decision, kw_only=True):
@@ -32,7 +32,8 @@ def send(found: Found, keys: list[int], *, substitute: bool, now: float) -> Pick
     place, ask, figures = choice.place, found.field.ask, found.field.figures
     fresh = field.fresh if isinstance(field.fresh, float) else float(field.fresh[place])
     steps_ms, prefill_ms = engine_parts_ms(figures, place, ask, fresh)
-    p90_ms = group.checks.p90_ms(found.expected_ms, float(figures[UNCERTAINTY][place]))
+    expected_ms = found.expected_ms - penalties_ms(figures, place, ask, group.constants)
+    p90_ms = group.checks.p90_ms(expected_ms, float(figures[UNCERTAINTY][place]))
     matched = 0.0 if field.matched_bytes is None else float(field.matched_bytes[place]) * ask.per_byte
     plan = Plan(
         keys=keys,
@@ -42,7 +43,7 @@ def send(found: Found, keys: list[int], *, substitute: bool, now: float) -> Pick
         steps_ms=steps_ms,
         prefill_ms=prefill_ms,
         network_ms=float(figures[NETWORK][place]),
-        expected_ms=found.expected_ms,
+        expected_ms=expected_ms,
         p90_ms=p90_ms,
     )
     how = "the second best, to see whether it still is" if choice.explored else f"the best by {found.policy.name}"
@@ -52,7 +53,7 @@ def send(found: Found, keys: list[int], *, substitute: bool, now: float) -> Pick
         verdict=Verdict.SEND,
         replica=found.state.record.replica,
         policy=found.policy.name,
-        expected_ttft_ms=found.expected_ms,
+        expected_ttft_ms=expected_ms,
         expected_p90_ms=p90_ms,
         uncached_tokens=int(fresh),
         prompt_tokens=int(ask.prompt_tokens),
