@@ -212,20 +212,22 @@ async def _ask(question: Awaitable[Figures], figures: Figures, suffix: str = "")
 
 
 def medians(rounds: Sequence[dict[str, Figures]]) -> dict[str, Figures]:
-    """Per contestant and figure, over the rounds that have it; and what a request's first event costs over `direct`."""
+    """Per contestant and figure, over the rounds that have it; what a first event costs over `direct` of its round."""
+    rounds = [
+        {name: {**f, **_added(f, figures.get("direct", {}))} for name, f in figures.items()} for figures in rounds
+    ]
     found: dict[str, Figures] = {}
     for name in {name: None for figures in rounds for name in figures}:
         mine = [figures[name] for figures in rounds if name in figures]
         names = {figure: None for figures in mine for figure in figures}
         found[name] = {f: statistics.median(figures[f] for figures in mine if f in figures) for f in names}
         found[name]["errors"] = sum(figures["errors"] for figures in mine)
-    for percentile in ("p50", "p99"):
-        base = found.get("direct", {}).get(f"first_event_ms_{percentile}", 0.0)
-        for figures in found.values():
-            if f"first_event_ms_{percentile}" not in figures:
-                continue
-            figures[f"added_first_event_ms_{percentile}"] = figures[f"first_event_ms_{percentile}"] - base
     return found
+
+
+def _added(figures: Figures, direct: Figures) -> Figures:
+    names = [f"first_event_ms_{percentile}" for percentile in ("p50", "p99")]
+    return {f"added_{name}": figures[name] - direct.get(name, 0.0) for name in names if name in figures}
 
 
 def _body() -> dict[str, object]:

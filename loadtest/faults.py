@@ -1,0 +1,173 @@
+"""What the loss of each part of the house does to running and to new requests.
+
+    python -m loadtest.faults            # all of it, as a table
+    python -m loadtest.faults --away 30  # agent and registry stay away for so long
+
+In each case long streams with known answers run, a small new request is sent every 50 ms, and one part is killed or
+stopped under them and comes back. The table says what clients saw and how long it took until records, view and counts
+were right again. router/FAULTS.md keeps one such table; tests/integration/test_house_faults.py asserts its claims.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import signal
+import sys
+import tempfile
+from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
+from time import monotonic
+
+import msgspec
+import uvloop
+
+from loadtest.answers import Answer
+from loadtest.house import House, Size, eventually, house
+from loadtest.witness import Seen, Trickle, Wish, references, stream, wishes
+from wire.records import Router, prefix
+from wire.registry import RegistryError
+
+STREAMS = 8
+TOKENS = (90, 110)
+"""Five seconds of stream."""
+BEFORE_S = 1.0
+
+
+class Lived(msgspec.Struct, kw_only=True):
+    """What clients lived through, and what was left behind."""
+
+    fault: str
+    streams: list[Seen]
+    trickle: Trickle
+    recovery_s: float
+    """From the moment the part was back until everything was right again."""
+    left: dict[str, float]
+    """Still counted as running after that."""
+
+    @property
+    def broken(self) -> list[Seen]:
+        return [seen for seen in self.streams if seen.error or seen.differences]
+
+    @property
+    def gap_s(self) -> float:
+        return max(seen.gap_s for seen in self.streams)
+
+    def row(self) -> str:
+        whole = len(self.streams) - len(self.broken)
+        running = f"{whole} of {len(self.streams)} whole and equal, longest gap {self.gap_s:.1f} s"
+        tries, errors = len(self.trickle.tries), len(self.trickle.errors)
+        new = f"{errors} of {tries} failed" + (f", all for {self.trickle.failing_s():.1f} s" if errors else "")
+        return f"| {self.fault} | {running} | {new}, slowest {self.trickle.slowest_s:.1f} s | {self.recovery_s:.1f} s |"
+
+
+Breaks = Callable[[House, float], Awaitable[None]]
+"""Break, stay away for so many seconds, come back."""
+
+
+async def kill_engine(at: House, away_s: float) -> None:
+    await at.kill(at.replica_names()[0])
+
+
+async def stop_engine(at: House, away_s: float) -> None:
+    at.signal(at.replica_names()[0], signal.SIGSTOP)
+    await asyncio.sleep(max(8.0, away_s))
+    at.signal(at.replica_names()[0], signal.SIGCONT)
+
+
+async def kill_agent(at: House, away_s: float) -> None:
+    await at.kill(at.nodes[0])
+    await asyncio.sleep(away_s)
+    at.start_agent(at.nodes[0])
+
+
+async def kill_registry(at: House, away_s: float) -> None:
+    await at.kill("registry")
+    await asyncio.sleep(away_s)
+    at.start_registry()
+
+
+async def kill_router(at: House, away_s: float) -> None:
+    """Whoever supervises it starts it again soon."""
+    await at.kill("router")
+    await asyncio.sleep(min(1.0, away_s))
+    at.start_router()
+
+
+FAULTS: dict[str, Breaks] = {
+    "engine, kill -9": kill_engine,
+    "engine, SIGSTOP": stop_engine,
+    "agent, kill -9": kill_agent,
+    "registry, kill -9": kill_registry,
+    "router, kill -9": kill_router,
+}
+
+
+async def live_through(
+    at: House, fault: str, *, wished: Sequence[Wish], right: Sequence[Answer], away_s: float = 4.0
+) -> Lived:
+    trickle = Trickle(at.client, every_s=0.05)
+    async with asyncio.TaskGroup() as group:
+        trickling = group.create_task(trickle.run())
+        running = [group.create_task(stream(at.client, *pair)) for pair in zip(wished, right, strict=True)]
+        await asyncio.sleep(BEFORE_S)
+        await FAULTS[fault](at, away_s)
+        back_at = monotonic()
+        await whole(at)
+        recovery_s = monotonic() - back_at
+        await asyncio.wait(running)
+        trickle.stop()
+        await trickling
+    return Lived(
+        fault=fault,
+        streams=[task.result() for task in running],
+        trickle=trickle,
+        recovery_s=recovery_s,
+        left=await at.quiet(),
+    )
+
+
+async def whole(at: House) -> None:
+    """Until registry and router know all that is there again, and nothing that is not."""
+    await at.all_ready()
+
+    async def seen() -> bool:
+        page = await at.metrics()
+        reporting = page.get("switchyard_nodes_reporting", 0.0) == len(at.nodes)
+        return reporting and page.get("switchyard_registry_connected", 0.0) == 1.0
+
+    async def routers() -> bool:
+        try:
+            return len((await at.store.list(prefix(Router))).entries) == 1
+        except RegistryError:
+            return False
+
+    await eventually(seen, why="the router follows registry and nodes")
+    await eventually(routers, why="the registry knows the one router")
+
+
+async def run(directory: Path, *, away_s: float, only: Sequence[str] = ()) -> list[Lived]:
+    wished = wishes(STREAMS, seed=1, tokens=TOKENS)
+    right = await references(directory, wished)
+    lived = []
+    async with house(directory, Size(nodes=2)) as at:
+        for fault in only or FAULTS:
+            lived.append(await live_through(at, fault, wished=wished, right=right, away_s=away_s))
+            print(lived[-1].row(), flush=True)
+    return lived
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m loadtest.faults", description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--away", type=float, default=4.0, metavar="SECONDS", help="of agent and registry")
+    parser.add_argument("--only", action="append", default=[], choices=sorted(FAULTS))
+    args = parser.parse_args(argv)
+    print("| what dies | running streams | new requests | right again after |")
+    print("|---|---|---|---|")
+    with tempfile.TemporaryDirectory(prefix="faults-") as at:
+        lived = uvloop.run(run(Path(at), away_s=args.away, only=args.only))
+    return 1 if any(one.left for one in lived) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
