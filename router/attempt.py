@@ -16,6 +16,7 @@ import msgspec
 from router.call import Attempt, Call
 from router.core import stall
 from router.core.errors import Code
+from router.core.limits import Patience
 from router.core.model import Decision, Dispatcher, Ending, Flight
 from router.core.usage import Usage
 from router.core.usage import read as read_usage
@@ -46,6 +47,7 @@ class Job(msgspec.Struct, kw_only=True):
     decision: Decision
     replica: Replica
     policy: ModelPolicy
+    patience: Patience
     kind: str
     path: str
     body: bytes
@@ -53,6 +55,12 @@ class Job(msgspec.Struct, kw_only=True):
     choices: int
     movable: Callable[[], bool] = lambda: False
     """Whether the stream could go on elsewhere now."""
+
+    def silence_limits_s(self, attempt: Attempt) -> tuple[float, float]:
+        """How long the engine may be silent now: by the client's headers, and by the model's policy."""
+        if attempt.first_token:
+            return self.patience.between_tokens_s, self.policy.between_tokens_limit_s
+        return self.patience.first_token_until - attempt.started, self.policy.first_token_limit_s
 
 
 class _WholeAnswer(msgspec.Struct):
@@ -135,7 +143,7 @@ class Attempts:
 
         limits = Limits(
             patience_s=lambda relay, now: self._patience_s(relay, job, now),
-            total_until=call.arrived + job.policy.total_limit_s,
+            total_until=min(call.arrived + job.policy.total_limit_s, job.patience.total_until),
             answer_bytes=self._settings.answer_limit_bytes,
             event_bytes=self._settings.event_limit_bytes,
         )
@@ -152,7 +160,7 @@ class Attempts:
     def _patience_s(self, relay: Relay, job: Job, now: float) -> float:
         """With a silent engine; no less than the policy's where giving up could only end the answer."""
         streams = relay.attempt.first_token > 0.0
-        cap_s = job.policy.between_tokens_limit_s if streams else job.policy.first_token_limit_s
+        cap_s = min(job.silence_limits_s(relay.attempt))
         silent_s = now - relay.quiet_since
         if silent_s <= stall.LEAST_S or silent_s > cap_s:
             return cap_s
@@ -201,14 +209,23 @@ class Attempts:
     def _settle(self, relay: Relay, job: Job, flight: Flight) -> None:
         attempt = relay.attempt
         attempt.events = relay.events
+        attempt.impatient = impatient(relay, job)
         attempt.usage = used = job.editor.cost() or usage_of(relay)
         flight.end(
-            _ENDINGS.get(attempt.code, Ending.FAILED),
+            Ending.CANCELLED if attempt.impatient else _ENDINGS.get(attempt.code, Ending.FAILED),
             attempt.ended,
             prompt_tokens=used.prompt_tokens if used else 0,
             cached_tokens=used.cached_tokens if used else -1,
             output_tokens=used.output_tokens if used else relay.events,
         )
+
+
+def impatient(relay: Relay, job: Job) -> bool:
+    """Given up for the client's own limit, where the policy would have waited: clients must not eject replicas."""
+    if relay.attempt.code not in (Code.FIRST_TOKEN_TIMEOUT, Code.STALLED):
+        return False
+    own_s, policy_s = job.silence_limits_s(relay.attempt)
+    return own_s < min(policy_s, relay.attempt.ended - relay.quiet_since)
 
 
 def usage_of(relay: Relay) -> Usage | None:

@@ -9,6 +9,7 @@ import msgspec
 
 from router.core.asked import Asked
 from router.core.errors import Code
+from router.core.limits import Patience
 from router.core.model import Decision, Shape
 from router.core.usage import Usage
 from wire.records import Replica
@@ -32,6 +33,8 @@ class Attempt(msgspec.Struct, kw_only=True):
     """What this attempt cost its engine, as far as known; None when it reported nothing."""
     events: int = 0
     """Data events that came."""
+    impatient: bool = False
+    """Given up by a limit that the client named, sooner than the model's policy would: nobody's fault."""
 
 
 class Call(msgspec.Struct, kw_only=True):
@@ -49,6 +52,8 @@ class Call(msgspec.Struct, kw_only=True):
     tracestate: str = ""
     explain: bool = False
     """The client asked for `x-switchyard-decision`."""
+    limits: dict[bytes, bytes] = {}
+    """Headers that name time limits, not read yet."""
 
     tenant: str = ""
     key_label: str = ""
@@ -56,6 +61,7 @@ class Call(msgspec.Struct, kw_only=True):
     """A model that exists and the tenant may use; empty before that is known."""
     asked: Asked | None = None
     shape: Shape | None = None
+    patience: Patience = Patience()
 
     held_s: float = 0.0
     """Waited for a model to become ready, or in the admission queue."""

@@ -10,7 +10,10 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
+from math import inf
 from random import Random
+
+from msgspec.structs import replace
 
 from router.answer import Answer, broken_answer
 from router.attempt import Attempts, Job
@@ -39,6 +42,8 @@ AGAIN_STEP_S = 0.25
 """A broken stream that no other replica can take asks again this often: its own may be back."""
 DIVERGED_LIMIT = 2
 """Continuations that contradict what the client has; engines that disagree twice will not agree a third time."""
+IMPATIENT_LIMIT = 2
+"""Legs cut for the client's own limit between tokens, of one request: each costs another engine the prompt again."""
 
 
 class Failover:
@@ -87,18 +92,20 @@ class Failover:
                 return _whole(relay) if story is None or relay.answer else _ended(story, relay.tail)
             failed = refusal_of(relay)
             tried.add(decision.replica)
-            if not self._may_retry(relay.attempt.code, len(tried)):
+            if self._clock() > call.patience.first_token_until or not self._may_retry(relay.attempt.code, len(tried)):
                 raise failed
 
     async def _continue(self, call: Call, client: ClientStream, story: Story, broken: Relay) -> Answer:
         """Go on with a stream that broke, on any replica that can, until it ends or nothing helps."""
         assert call.shape is not None
         tried = {broken.attempt.replica.replica}
-        diverged = 0
+        diverged = impatient = 0
         until = self._clock() + self._settings.resume_limit_s
         while True:
             attempt = broken.attempt
-            if not row(attempt.code).retry or self._clock() > until or diverged >= DIVERGED_LIMIT:
+            impatient += attempt.impatient
+            given_up = self._clock() > until or diverged >= DIVERGED_LIMIT or impatient > IMPATIENT_LIMIT
+            if given_up or not row(attempt.code).retry:
                 return broken_answer(attempt.code, attempt.detail)
             await self._spell(story, tried)
             plan = story.plan(ids_supported=True)
@@ -130,7 +137,8 @@ class Failover:
         With `until` a stream is to go on: it also waits for a replica to come back, be it the one that broke."""
         assert call.shape is not None
         started = self._clock()
-        limit = until or started + self._settings.hold_limit_s
+        limit = until or min(started + self._settings.hold_limit_s, call.patience.first_token_until)
+        limit = min(limit, call.patience.total_until)
         while True:
             now = self._clock()
             decision = self._dispatcher.pick(call.shape, exclude=tried, now=now)
@@ -166,6 +174,7 @@ class Failover:
             decision=decision,
             replica=replica,
             policy=self._policy(call),
+            patience=call.patience,
             kind="retry" if retry else "first",
             path=call.path,
             body=story.sent if story else asked.body,
@@ -180,6 +189,7 @@ class Failover:
             decision=decision,
             replica=self._replica(decision),
             policy=self._policy(call),
+            patience=replace(call.patience, first_token_until=inf),  # the client has its first token
             kind="resume",
             path=plan.endpoint,
             body=plan.body,

@@ -12,9 +12,11 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Sequence
+from math import inf
 
 from router.answer import Answer, refused_answer
 from router.call import Call
+from router.core import limits
 from router.core.asked import Asked, Unreadable, read
 from router.core.errors import Code, Refused
 from router.core.model import Shape
@@ -70,6 +72,8 @@ class Pipeline:
         tenant = self._authenticate(call)
         body = await client.read_body(self._settings.body_limit_bytes)
         asked = self._validate(call, body, tenant)
+        if call.limits:
+            call.patience = patience_of(call)
         call.shape = shape_of(call, asked, tenant)
         return await self._failover.serve(call, client)
 
@@ -107,6 +111,13 @@ class Pipeline:
             log.info("%s %s %s %s %.3f s", call.request_id, call.path, call.model, call.code, call.ended - call.arrived)
 
 
+def patience_of(call: Call) -> limits.Patience:
+    try:
+        return limits.read(call.limits, arrived=call.arrived)
+    except limits.BadLimit as error:
+        raise Refused(Code.INVALID_REQUEST, f"{error}.", param=error.name) from error
+
+
 def shape_of(call: Call, asked: Asked, tenant: Tenant) -> Shape:
     params = asked.params
     prompt = params.messages if call.endpoint == "chat" else params.prompt
@@ -119,4 +130,5 @@ def shape_of(call: Call, asked: Asked, tenant: Tenant) -> Shape:
         choices=asked.choices,
         priority=tenant.priority,
         embedding=call.endpoint == "embeddings",
+        deadline=call.patience.first_token_until if call.patience.first_token_until < inf else 0.0,
     )

@@ -19,6 +19,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from router.call import Call
+from router.core import limits
 from router.core.errors import Code, Refused, error_json, row
 from router.downstream.auth import authenticate, may_use, unknown_model
 from router.downstream.protocol import EXTENSION
@@ -55,6 +56,7 @@ class ModelEndpoint:
 
     def _call(self, scope: Message) -> Call:
         request_id, traceparent, tracestate, explain = b"", b"", b"", False
+        named: dict[bytes, bytes] = {}
         for name, value in scope["headers"]:
             match name:
                 case b"x-request-id":
@@ -65,6 +67,8 @@ class ModelEndpoint:
                     tracestate = value[:512]
                 case b"x-switchyard-explain":
                     explain = True
+                case _ if name in limits.HEADERS:
+                    named[name] = value
                 case _:
                     pass
         trace = TraceContext(traceparent, ratio=self._trace_ratio, rng=self._rng)
@@ -82,6 +86,7 @@ class ModelEndpoint:
             sampled=trace.sampled,
             tracestate=tracestate.decode("latin-1"),
             explain=explain,
+            limits=named,
         )
 
 
