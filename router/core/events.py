@@ -192,7 +192,7 @@ def without_ids(block: bytes) -> bytes:
             block = block[: at + len(pattern) - 1] + b"null" + block[block.find(b"]", at) + 1 :]
             at = block.rfind(pattern, 0, at)
     if _NOTHING_YET in block:
-        block = b"".join(event for event in split(block) if not event.endswith(_NOTHING_YET + _NO_IDS + _CLOSING))
+        block = b"".join(event for event in split(block) if _NOTHING_YET + _NO_IDS + b"}]" not in event)
     return block
 
 

@@ -203,6 +203,18 @@ class TestCut:
         assert LAST + DONE == Cut(ids=False, usage=True).any(block)
         assert block == Cut(ids=False, usage=False).any(block)
 
+    def test_an_event_that_exists_only_because_we_asked_for_ids_is_left_out(self):
+        nothing = HEAD + b'"choices":[{"index":0,"delta":{},"logprobs":null,"finish_reason":null,"token_ids":[7]}]}\n\n'
+        counted = nothing.replace(b"}]}", b'}],"usage":{"prompt_tokens":1}}')
+        assert b"" == Cut(ids=True, usage=True).quick(nothing)
+        assert TOKEN == Cut(ids=True, usage=False).any(nothing + counted + TOKEN).replace(b"null}]}", b"[361]}]}")
+        assert nothing == Cut(ids=False, usage=False).quick(nothing)
+
+    def test_the_fingerprint_of_a_cut_usage_event_moves_to_the_event_before_it(self):
+        usage = USAGE.replace(b"}\n\n", b',"system_fingerprint":"vllm-1"}\n\n')
+        expected = LAST[:-3] + b',"system_fingerprint":"vllm-1"}\n\n'
+        assert expected + DONE == Cut(ids=False, usage=True).any(LAST + usage + DONE)
+
     def test_several_events_are_cut_each(self):
         assert NULL_TOKEN + NULL_TOKEN + DONE == Cut(ids=True, usage=True).any(TOKEN + TOKEN + USAGE + DONE)
 
