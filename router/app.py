@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import random
@@ -13,10 +14,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from router.attempt import Attempts
+from router.core.busy import Busy
 from router.core.dispatch import CoreDispatcher
 from router.core.retry import RetryBudget
 from router.downstream.routes import ENDPOINTS, ModelEndpoint, Pages, make_app
-from router.downstream.server import RouterServer, Shutdown, listen, make_server
+from router.downstream.server import RouterServer, Shutdown, make_server
 from router.failover import Failover
 from router.fleet.news import News
 from router.fleet.presence import Presence
@@ -25,14 +27,19 @@ from router.fleet.view import View, to_be_left
 from router.fleet.wake import Waker
 from router.fleet.watch import RegistryWatch
 from router.journal import Journal
+from router.listen import listen
 from router.meter import Meter
-from router.metrics import Instruments, RouterCollector, render
+from router.metrics import Instruments, render
 from router.pipeline import Pipeline
+from router.placement import Placement
 from router.settings import RouterSettings
 from router.sweep import Sweep
 from router.upstream.pool import EnginePool
 from router.upstream.spell import Speller
 from router.why import Recent
+from router.workers.channel import How
+from router.workers.member import Member
+from router.workers.tally import Figures, Gauge, Joined
 from wire.connect import connect
 from wire.records import Router
 from wire.registry import Registry
@@ -43,14 +50,23 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+VIEW_LIMIT_S = 10.0
+"""A worker whose siblings serve waits this long for the registry before it takes connections with an empty view."""
+POLL_S = 0.02
+
 
 class RouterApp:
     """All parts of one router. Made inside the running loop."""
 
-    def __init__(self, settings: RouterSettings, *, registry: Registry, listener: socket.socket) -> None:
+    def __init__(
+        self, settings: RouterSettings, *, registry: Registry, listener: socket.socket, member: Member | None = None
+    ) -> None:
         host, port = listener.getsockname()[:2]
         self.url = settings.advertise_url or f"{'https' if settings.tls.cert else 'http'}://{host}:{port}"
         self.router_id = settings.router_id or f"{socket.gethostname()}-{port}"
+        self.member = member
+        if member is not None:  # the ledger multiplies by the number of routers, and each worker is one
+            self.router_id += f"/{member.post.name}"
         # Counts that agents echo start with the process: the name they are counted under must too.
         process_id = f"{self.router_id}/{os.getpid()}-{time.time_ns():x}"
         rng = random.Random()
@@ -71,7 +87,8 @@ class RouterApp:
         self.meter = Meter(self.journal, region=settings.region, router=self.router_id)
         self.tracer = _tracer(settings, self.router_id)
         self.shutdown = Shutdown(notice_s=settings.drain_notice_s, limit_s=settings.drain_limit_s)
-        self.attempts = Attempts(self.pool, self.dispatcher, settings, rng=rng)
+        self.busy = Busy()
+        self.attempts = Attempts(self.pool, self.dispatcher, settings, busy=self.busy, rng=rng)
         self.recent = Recent(self.dispatcher.story)
         self.speller = Speller()
         self.pipeline = Pipeline(
@@ -83,18 +100,21 @@ class RouterApp:
             draining=lambda: self.shutdown.draining,
             settings=settings,
         )
-        self.collector = RouterCollector(self.instruments, self._gauges, self.dispatcher.in_flight)
         self.server = self._make_server(rng)
         self.presence = self._make_presence()
 
     def _make_failover(self, rng: random.Random) -> Failover:
         return Failover(
-            dispatcher=self.dispatcher,
+            placement=Placement(
+                self.dispatcher,
+                busy=self.busy,
+                news=self.news,
+                waker=self.waker,
+                hold_limit_s=self.settings.hold_limit_s,
+            ),
             attempts=self.attempts,
             speller=self.speller,
             view=self._view,
-            news=self.news,
-            waker=self.waker,
             budget=RetryBudget(ratio=self.settings.retry_ratio, floor_per_s=self.settings.retry_floor_per_s),
             settings=self.settings,
             rng=rng,
@@ -109,8 +129,8 @@ class RouterApp:
         pages = Pages(
             view=self._view,
             ready=self._not_ready,
-            metrics=lambda: render(self.collector),
-            why=lambda request_id, tenant: self.recent.story(request_id, tenant=tenant),
+            metrics=self._metrics,
+            why=self._why,
         )
         return make_server(make_app(endpoints, pages), self.settings, on_signal=self.shutdown.ask)
 
@@ -130,6 +150,8 @@ class RouterApp:
         sweep = Sweep(self.attempts, self.pool, lambda: self.server.protocols)
         try:
             async with asyncio.TaskGroup() as group:
+                if self.member is not None:
+                    await self._join(self.member, group)
                 group.create_task(self.watch.run())
                 group.create_task(self.loads.run())
                 group.create_task(self.waker.run())
@@ -149,12 +171,40 @@ class RouterApp:
                         end_streams=self.attempts.end_all,
                     )
                 )
+                if self.member is not None and self.member.post.waits:
+                    await self._known()
                 await self.server.serve(sockets=[self.listener])
                 raise Stopped
         except* Stopped:
             pass
         finally:
             await self._close()
+
+    async def _join(self, member: Member, group: asyncio.TaskGroup) -> None:
+        await member.open()
+        group.create_task(member.run(leave=self._leave, figures=self._figures, story=self._story))
+
+        async def tell() -> None:
+            while not self.server.started:
+                await asyncio.sleep(POLL_S)
+            member.ready()
+
+        group.create_task(tell())
+
+    async def _known(self) -> None:
+        """Return when the fleet is known, or waiting for it makes no sense any more."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(VIEW_LIMIT_S):
+                while not self.watch.view.synced and not self.shutdown.asked.is_set():
+                    await asyncio.sleep(POLL_S)
+
+    def _leave(self, how: How) -> None:
+        if how == "now":
+            self.server.leave_at_once()
+        if how == "retire":
+            self.shutdown.retire()
+        else:
+            self.shutdown.ask()
 
     async def _close(self) -> None:
         self.server.close()
@@ -182,21 +232,41 @@ class RouterApp:
             return "draining"
         return "" if self.watch.view.synced else "the registry has not been read yet"
 
-    def _gauges(self) -> dict[str, tuple[str, float]]:
+    async def _metrics(self) -> bytes:
+        told = await self.member.ask_all() if self.member is not None else None
+        return render(self._figures(), told)
+
+    async def _why(self, request_id: str, tenant: str) -> str | None:
+        story = self._story(request_id, tenant)
+        if story is None and self.member is not None:
+            told = await self.member.ask_all(request_id=request_id, tenant=tenant)
+            story = told.story if told is not None else None
+        return story
+
+    def _story(self, request_id: str, tenant: str) -> str | None:
+        return self.recent.story(request_id, tenant=tenant)
+
+    def _figures(self) -> Figures:
+        return self.instruments.figures(gauges=self._gauges(), in_flight=self.dispatcher.in_flight())
+
+    def _gauges(self) -> dict[str, Gauge]:
         age_s = asyncio.get_running_loop().time() - self.watch.changed_at if self.watch.changed_at else 0.0
+        each, total = Joined.EACH, Joined.TOTAL
         return {
-            "switchyard_open_requests": ("Requests being served", self.instruments.open_calls),
-            "switchyard_held_requests": ("Requests waiting for a replica", self.news.waiting),
-            "switchyard_client_connections": ("Client connections", len(self.server.protocols)),
-            "switchyard_engine_connections_busy": ("Engine connections in use", self.pool.busy_count),
-            "switchyard_engine_connections_idle": ("Engine connections kept for reuse", self.pool.idle_count),
-            "switchyard_registry_connected": ("1 while the registry's watch is up", float(self.watch.connected)),
-            "switchyard_view_revision": ("Registry revision of the view", self.watch.view.fleet.revision),
-            "switchyard_view_age_seconds": ("Since the last change of the view", age_s),
-            "switchyard_nodes_reporting": ("Nodes whose load stream is up", len(self.loads.connected)),
-            "switchyard_journal_records": ("Usage records written by this process", self.journal.written),
-            "switchyard_journal_pending": ("Usage records waiting for the disk", self.journal.pending),
-            "switchyard_journal_lost": ("Usage records dropped: the disk stayed full", self.journal.lost),
+            "switchyard_open_requests": Gauge("Requests being served", self.instruments.open_calls),
+            "switchyard_held_requests": Gauge("Requests waiting for a replica", self.news.waiting),
+            "switchyard_client_connections": Gauge("Client connections", len(self.server.protocols)),
+            "switchyard_engine_connections_busy": Gauge("Engine connections in use", self.pool.busy_count),
+            "switchyard_engine_connections_idle": Gauge("Engine connections kept for reuse", self.pool.idle_count),
+            "switchyard_registry_connected": Gauge(
+                "1 while the registry's watch is up", float(self.watch.connected), each
+            ),
+            "switchyard_view_revision": Gauge("Registry revision of the view", self.watch.view.fleet.revision, each),
+            "switchyard_view_age_seconds": Gauge("Since the last change of the view", age_s, each),
+            "switchyard_nodes_reporting": Gauge("Nodes whose load stream is up", len(self.loads.connected), each),
+            "switchyard_journal_records": Gauge("Usage records written", self.journal.written, total),
+            "switchyard_journal_pending": Gauge("Usage records waiting for the disk", self.journal.pending),
+            "switchyard_journal_lost": Gauge("Usage records dropped: the disk was full", self.journal.lost, total),
         }
 
 
@@ -225,12 +295,15 @@ def _tracer(settings: RouterSettings, router_id: str) -> Tracer | None:
     return otlp_tracer(settings.otlp_endpoint, resource=resource, slow_s=settings.trace_slow_s)
 
 
-async def main(settings: RouterSettings) -> None:
+async def main(settings: RouterSettings, member: Member | None = None) -> None:
     """Bind first: a taken port must be said before anything is started. Raises SettingsError."""
-    listener = listen(settings)
+    if member is not None:
+        listener = socket.socket(fileno=member.post.listener)
+    else:
+        listener = listen(settings.host, settings.port)
     try:
         registry = connect(settings.registry)
     except SettingsError:
         listener.close()
         raise
-    await RouterApp(settings, registry=registry, listener=listener).run()
+    await RouterApp(settings, registry=registry, listener=listener, member=member).run()

@@ -75,8 +75,14 @@ class Journal:
 
     def _open_next(self) -> None:
         """A new segment per process and size: a line cut short by a crash then stays the last of its file."""
-        self._number += 1
-        self._file = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC
+        while True:
+            self._number += 1
+            try:
+                self._file = os.open(self.path, flags, 0o600)
+                break
+            except FileExistsError:
+                pass  # another worker of this directory was first
         self._size = 0
 
     def _flush(self) -> None:

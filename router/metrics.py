@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Mapping
 from itertools import accumulate
 
 from prometheus_client import CollectorRegistry, generate_latest
@@ -15,6 +15,8 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.registry import Collector
 
 from router.call import Call
+from router.workers.channel import Told
+from router.workers.tally import Buckets, Figures, Gauge, each, total
 
 LATENCY_BUCKETS_S = (0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5.12, 10.24, 20.48, 40.96, 81.92)
 """The buckets of OpenTelemetry's GenAI conventions."""
@@ -31,9 +33,8 @@ class Histogram:
         self.counts[bisect_left(LATENCY_BUCKETS_S, value_s)] += 1
         self.total += value_s
 
-    def buckets(self) -> list[tuple[str, float]]:
-        bounds = [*(str(b) for b in LATENCY_BUCKETS_S), "+Inf"]
-        return list(zip(bounds, (float(n) for n in accumulate(self.counts)), strict=True))
+    def figures(self) -> Buckets:
+        return Buckets(list(self.counts), self.total)
 
 
 class Instruments:
@@ -63,52 +64,85 @@ class Instruments:
             self.ttft.setdefault(model, Histogram()).add(call.first_token - call.arrived)
         self.duration.setdefault(model, Histogram()).add(call.ended - call.arrived)
 
+    def figures(self, *, gauges: Mapping[str, Gauge], in_flight: Mapping[str, int]) -> Figures:
+        return Figures(
+            requests=dict(self.requests),
+            attempts=dict(self.attempts),
+            tokens=dict(self.tokens),
+            ttft={model: histogram.figures() for model, histogram in self.ttft.items()},
+            duration={model: histogram.figures() for model, histogram in self.duration.items()},
+            in_flight=dict(in_flight),
+            gauges=dict(gauges),
+        )
 
-class RouterCollector(Collector):
-    def __init__(
-        self,
-        instruments: Instruments,
-        gauges: Callable[[], dict[str, tuple[str, float]]],
-        in_flight: Callable[[], dict[str, int]],
-    ) -> None:
-        self._instruments = instruments
-        self._gauges = gauges
-        self._in_flight = in_flight
+
+class FiguresCollector(Collector):
+    """The figures of one process, or of all workers of a parent."""
+
+    def __init__(self, figures: Figures, told: Told | None = None) -> None:
+        self._told = told
+        self._all = total([*told.workers.values(), told.ended] if told else [figures])
+        self._each = each(told.workers if told else {"": figures})
 
     def collect(self) -> Iterable[Metric]:
-        i = self._instruments
+        yield from self._counts()
+        yield _histogram("switchyard_time_to_first_token_seconds", "Arrival to first event", self._all.ttft)
+        yield _histogram("switchyard_request_duration_seconds", "Arrival to last byte", self._all.duration)
+        for name, gauge in self._all.gauges.items():
+            yield GaugeMetricFamily(name, gauge.text, value=gauge.value)
+        for name, (text, values) in self._each.items():
+            yield _by_worker(name, text, values)
+        if self._told is not None:
+            yield from _of_workers(self._told)
+
+    def _counts(self) -> Iterable[Metric]:
         requests = CounterMetricFamily(
             "switchyard_requests", "Requests by how they ended", labels=["endpoint", "model", "code"]
         )
-        for labels, n in i.requests.items():
+        for labels, n in self._all.requests.items():
             requests.add_metric(labels, n)
         attempts = CounterMetricFamily(
             "switchyard_attempts", "Tries on replicas by how they ended", labels=["kind", "code"]
         )
-        for pair, n in i.attempts.items():
+        for pair, n in self._all.attempts.items():
             attempts.add_metric(pair, n)
         tokens = CounterMetricFamily("switchyard_tokens", "Tokens by model and kind", labels=["model", "kind"])
-        for pair, n in i.tokens.items():
+        for pair, n in self._all.tokens.items():
             tokens.add_metric(pair, n)
         in_flight = GaugeMetricFamily("switchyard_in_flight", "Requests in flight by replica", labels=["replica"])
-        for replica, n in self._in_flight().items():
+        for replica, n in self._all.in_flight.items():
             in_flight.add_metric([replica], n)
-        yield from (requests, attempts, tokens, in_flight)
-        yield _histogram("switchyard_time_to_first_token_seconds", "Arrival to first event", i.ttft)
-        yield _histogram("switchyard_request_duration_seconds", "Arrival to last byte", i.duration)
-        for name, (text, value) in self._gauges().items():
-            yield GaugeMetricFamily(name, text, value=value)
+        return requests, attempts, tokens, in_flight
 
 
-def _histogram(name: str, text: str, by_model: dict[str, Histogram]) -> HistogramMetricFamily:
-    family = HistogramMetricFamily(name, text, labels=["model"])
-    for model, histogram in by_model.items():
-        family.add_metric([model], histogram.buckets(), histogram.total)
+def _by_worker(name: str, text: str, values: Mapping[str, float]) -> GaugeMetricFamily:
+    if "" in values:  # the only process there is
+        return GaugeMetricFamily(name, text, value=values[""])
+    family = GaugeMetricFamily(name, text, labels=["worker"])
+    for worker, value in values.items():
+        family.add_metric([worker], value)
     return family
 
 
-def render(collector: RouterCollector) -> bytes:
-    """Prometheus' text format."""
+def _of_workers(told: Told) -> Iterable[Metric]:
+    yield GaugeMetricFamily("switchyard_workers", "Worker processes that answered", value=len(told.workers))
+    yield GaugeMetricFamily(
+        "switchyard_workers_silent", "Workers that did not answer: counted as last told", value=told.silent
+    )
+    yield CounterMetricFamily("switchyard_worker_restarts", "Workers that ended unasked", value=told.restarts)
+
+
+def _histogram(name: str, text: str, by_model: Mapping[str, Buckets]) -> HistogramMetricFamily:
+    family = HistogramMetricFamily(name, text, labels=["model"])
+    bounds = [*(str(b) for b in LATENCY_BUCKETS_S), "+Inf"]
+    for model, buckets in by_model.items():
+        upto = (float(n) for n in accumulate(buckets.counts))
+        family.add_metric([model], list(zip(bounds, upto, strict=True)), buckets.total)
+    return family
+
+
+def render(figures: Figures, told: Told | None = None) -> bytes:
+    """Prometheus' text format. With `told` the figures of all workers, else those of this process."""
     registry = CollectorRegistry()
-    registry.register(collector)
+    registry.register(FiguresCollector(figures, told))
     return generate_latest(registry)

@@ -17,6 +17,7 @@ class RouterSettings(Settings, frozen=True, kw_only=True):
     advertise_url: Annotated[
         str, Meta(description="URL under which others reach this router; default: host and port")
     ] = ""
+    workers: Annotated[int, Meta(ge=1, le=256, description="processes that serve the port; one per core")] = 1
     region: Annotated[str, Meta(description="region whose nodes this router uses")] = "local"
     router_id: Annotated[str, Meta(description="name in the registry and in records; default: host name and port")] = ""
     data_dir: Annotated[str, Meta(description="directory of the usage journal")] = ".switchyard/router"
@@ -31,8 +32,11 @@ class RouterSettings(Settings, frozen=True, kw_only=True):
     body_limit_bytes: Annotated[int, Meta(ge=1024, description="largest request body")] = 16 * 1024 * 1024
     answer_limit_bytes: Annotated[int, Meta(ge=1024, description="largest non-streamed answer")] = 256 * 1024 * 1024
     event_limit_bytes: Annotated[int, Meta(ge=1024, description="largest single event of a stream")] = 8 * 1024 * 1024
-    connections_limit: Annotated[int, Meta(ge=1, description="client connections at once")] = 20_000
+    connections_limit: Annotated[int, Meta(ge=1, description="client connections at once, in each worker")] = 20_000
     keep_alive_limit_s: Annotated[float, Meta(gt=0, description="idle client connections are closed after")] = 75.0
+    connection_requests_limit: Annotated[int, Meta(ge=1, description="requests served on one client connection")] = 1000
+    headers_limit: Annotated[int, Meta(ge=1, description="header lines of a request")] = 100
+    request_limit_s: Annotated[float, Meta(gt=0, description="time for a client to send a whole request")] = 60.0
 
     connect_limit_s: Annotated[float, Meta(gt=0, description="time for a connection to an engine")] = 3.0
     attempts_limit: Annotated[int, Meta(ge=1, description="replicas asked for one request before the first byte")] = 4

@@ -20,8 +20,6 @@ from router.downstream.stream import Headers, _ignore, declared_length, read_bod
 EXTENSION = "switchyard.stream"
 HEAD_LIMIT_BYTES = 32 * 1024
 """Request line and headers; nginx and Envoy allow 32 and 60 KiB."""
-REQUEST_LIMIT_S = 60.0
-"""From the first byte of a request to its last, and from connecting to the first byte."""
 
 
 class DirectStream:
@@ -123,6 +121,11 @@ class RouterProtocol(HttpToolsProtocol):
     """One client connection."""
 
     connections_limit: int = 20_000
+    requests_limit: int = 1000
+    """Answers on one connection; the last of them says that it closes."""
+    headers_limit: int = 100
+    request_limit_s: float = 60.0
+    """From the first byte of a request to its last, and from connecting to the first byte."""
     read_deadline: float = 0.0
     """The request under way must be complete by then (loop time); 0 between requests. Checked by a sweep."""
 
@@ -132,7 +135,8 @@ class RouterProtocol(HttpToolsProtocol):
         """The stream being served, then those of pipelined requests that wait behind it."""
         self.head_bytes: int | None = None
         """Bytes of an unfinished request head so far; None when no head is being read."""
-        self.read_deadline = self.loop.time() + REQUEST_LIMIT_S
+        self.requests = 0
+        self.read_deadline = self.loop.time() + self.request_limit_s
         if len(self.connections) > self.connections_limit:
             message = f"This router has reached its limit of {self.connections_limit:,} connections."
             self.refuse(Code.OVERLOADED, 503, message)
@@ -147,11 +151,14 @@ class RouterProtocol(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         super().on_message_begin()
         self.head_bytes = 0
-        self.read_deadline = self.loop.time() + REQUEST_LIMIT_S
+        self.read_deadline = self.loop.time() + self.request_limit_s
 
     def on_headers_complete(self) -> None:
         self.head_bytes = None
         super().on_headers_complete()
+        self.requests += 1
+        if self.requests >= self.requests_limit:
+            self.cycle.keep_alive = False
         stream = DirectStream(self.cycle)
         self.streams.append(stream)
         self.scope["extensions"] = {EXTENSION: {"stream": stream}}
@@ -199,5 +206,5 @@ class RouterProtocol(HttpToolsProtocol):
         """True, and answered, when the client took too long to send its request."""
         if not self.read_deadline or now < self.read_deadline:
             return False
-        self.refuse(Code.BODY_TIMEOUT, 408, f"The request did not arrive within {REQUEST_LIMIT_S:.0f} s.")
+        self.refuse(Code.BODY_TIMEOUT, 408, f"The request did not arrive within {self.request_limit_s:g} s.")
         return True

@@ -110,8 +110,8 @@ class Pages:
         *,
         view: Callable[[], View],
         ready: Callable[[], str],
-        metrics: Callable[[], bytes],
-        why: Callable[[str, str], str | None],
+        metrics: Callable[[], Awaitable[bytes]],
+        why: Callable[[str, str], Awaitable[str | None]],
     ) -> None:
         self._view = view
         self._ready = ready
@@ -146,7 +146,7 @@ class Pages:
         return json({"status": "ready"}) if not reason else json({"status": "not ready", "reason": reason}, status=503)
 
     async def metrics(self, request: Request) -> Response:
-        return Response(self._metrics(), media_type="text/plain; version=0.0.4; charset=utf-8")
+        return Response(await self._metrics(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
     async def why(self, request: Request) -> Response:
         """The story of one of the tenant's own recent requests, as text."""
@@ -154,7 +154,7 @@ class Pages:
             tenant, _ = authenticate(request.scope["headers"], self._view(), now_unix_ns=time.time_ns())
         except Refused as refused:
             return refusal(refused)
-        story = self._why(request.path_params["request_id"], tenant.tenant)
+        story = await self._why(request.path_params["request_id"], tenant.tenant)
         if story is None:
             return refusal(Refused(Code.NOT_FOUND, "This router remembers no such request of yours."))
         return Response(story, media_type="text/plain; charset=utf-8")

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import signal
-import socket
 import ssl
 from collections.abc import Awaitable, Callable
 from types import FrameType
@@ -19,7 +18,6 @@ import uvicorn
 
 from router.downstream.protocol import RouterProtocol
 from router.settings import RouterSettings
-from wire.settings import SettingsError
 
 log = logging.getLogger(__name__)
 
@@ -40,8 +38,21 @@ class RouterServer(uvicorn.Server):
         self._signals += 1
         log.info("%s: %s", signal.Signals(sig).name, "leaving" if self._signals == 1 else "leaving at once")
         if self._signals > 1:
-            self.should_exit = self.force_exit = True
+            self.leave_at_once()
         self._on_signal()
+
+    def leave_at_once(self) -> None:
+        self.should_exit = self.force_exit = True
+
+    def stop_listening(self) -> None:
+        """Only that: connections go on being served."""
+        for server in getattr(self, "servers", ()):
+            server.close()
+
+    def close_after_answers(self) -> None:
+        """Each connection ends with its next answer, so that few are left to be cut between two requests."""
+        protocol: type[RouterProtocol] = self.config.http_protocol_class  # type: ignore[assignment]
+        protocol.requests_limit = 0
 
     def close(self) -> None:
         """Close what is still open; nothing is, unless the process is going down in disorder."""
@@ -58,7 +69,7 @@ class RouterServer(uvicorn.Server):
 def make_server(app: Any, settings: RouterSettings, *, on_signal: Callable[[], None]) -> RouterServer:
     config = uvicorn.Config(
         app,
-        http=type("BoundProtocol", (RouterProtocol,), {"connections_limit": settings.connections_limit}),
+        http=type("BoundProtocol", (RouterProtocol,), _limits(settings)),
         ws="none",
         lifespan="off",
         loop="none",
@@ -76,37 +87,37 @@ def make_server(app: Any, settings: RouterSettings, *, on_signal: Callable[[], N
     return RouterServer(config, on_signal=on_signal)
 
 
+def _limits(settings: RouterSettings) -> dict[str, float]:
+    return {
+        "connections_limit": settings.connections_limit,
+        "requests_limit": settings.connection_requests_limit,
+        "headers_limit": settings.headers_limit,
+        "request_limit_s": settings.request_limit_s,
+    }
+
+
 def server_context(settings: RouterSettings) -> ssl.SSLContext | None:
     return settings.tls.server_context()
 
 
-def listen(settings: RouterSettings) -> socket.socket:
-    """Bind before anything else starts, so that a taken port is said at once and port 0 becomes a number."""
-    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        listener.bind((settings.host, settings.port))
-    except OSError as error:
-        listener.close()
-        raise SettingsError(
-            f"cannot listen on {settings.host}:{settings.port}: {error.strerror}; choose another with --port"
-        ) from error
-    listener.setblocking(False)
-    return listener
-
-
 class Shutdown:
-    """The order of leaving, as steps that are given to it. `draining` is what readiness and new requests look at."""
+    """The order of leaving, as steps that are given to it. `draining` is what readiness looks at.
+
+    A router that retires has a successor on the same port: it stays ready and stops listening at once."""
 
     def __init__(self, *, notice_s: float, limit_s: float) -> None:
         self._notice_s = notice_s
         self._limit_s = limit_s
-        self._asked = asyncio.Event()
+        self._retires = False
+        self.asked = asyncio.Event()
         self.draining = False
 
     def ask(self) -> None:
-        self._asked.set()
+        self.asked.set()
+
+    def retire(self) -> None:
+        self._retires = True
+        self.asked.set()
 
     async def run(
         self,
@@ -117,8 +128,11 @@ class Shutdown:
         end_streams: Callable[[], None],
     ) -> None:
         """Wait until asked, then leave in order. Returns when the server may be waited for."""
-        await self._asked.wait()
-        self.draining = True
+        await self.asked.wait()
+        self.draining = not self._retires
+        if self._retires:
+            server.stop_listening()
+        server.close_after_answers()
         await leave()
         if not server.force_exit:
             await asyncio.sleep(self._notice_s)

@@ -16,7 +16,7 @@ import httpx
 import msgspec
 
 from router.app import RouterApp
-from router.downstream.server import listen
+from router.listen import listen
 from router.settings import RouterSettings
 from wire.memory import MemoryRegistry
 from wire.records import ApiKey, ModelState, Record, Replica, Task, Tenant, encode, key
@@ -220,7 +220,7 @@ async def running_router(**settings: object) -> AsyncIterator[Router]:
         sha256 = hashlib.sha256(KEY.encode()).hexdigest()
         for record in (Tenant(tenant="acme"), ApiKey(sha256=sha256, tenant="acme", label="test")):
             await registry.put(key(record), encode(record))
-        app = RouterApp(chosen, registry=registry, listener=listen(chosen))
+        app = RouterApp(chosen, registry=registry, listener=listen(chosen.host, chosen.port))
         async with asyncio.TaskGroup() as group:
             task = group.create_task(app.run())
             await until(lambda: app.watch.view.synced and app.server.started)
