@@ -122,9 +122,13 @@ class Breaker:
     async def _soft(self) -> None:
         fault = dict(self._rng.choice(SOFT))
         fault.setdefault("remaining", self._rng.randint(1, 4))
-        if fault["kind"] not in ("crash", "refuse", "error", "empty"):
+        if fault["kind"] in ("crash", "refuse"):
+            replica = self._pick(2.0)
+        else:
+            replica = self._rng.choice(self._house.replica_names())
             fault["after_tokens"] = self._rng.randint(1, 50)
-        replica = self._pick(2.0)
+        if self._disturbed.get(replica, 0.0) > monotonic() and fault["kind"] not in ("crash", "refuse"):
+            return
         address = await self._address(replica)
         if address and await self._house.fault(address, **fault):
             self._outcome.broken[f"engine: {fault['kind']} {fault.get('status', '')}".strip()] += 1

@@ -25,12 +25,12 @@ import uvloop
 from loadtest.answers import Answer
 from loadtest.house import House, Size, eventually, house
 from loadtest.witness import Seen, Trickle, Wish, references, stream, wishes
-from wire.records import Router, prefix
+from wire.records import Replica, Router, prefix
 from wire.registry import RegistryError
 
 STREAMS = 8
-TOKENS = (90, 110)
-"""Five seconds of stream."""
+TOKENS = (65, 80)
+"""Almost four seconds of stream."""
 BEFORE_S = 1.0
 
 
@@ -44,6 +44,9 @@ class Lived(msgspec.Struct, kw_only=True):
     """From the moment the part was back until everything was right again."""
     left: dict[str, float]
     """Still counted as running after that."""
+    before: dict[str, Replica] = {}
+    after: dict[str, Replica] = {}
+    """What the registry said of the engines."""
 
     @property
     def broken(self) -> list[Seen]:
@@ -66,12 +69,21 @@ Breaks = Callable[[House, float], Awaitable[None]]
 
 
 async def kill_engine(at: House, away_s: float) -> None:
-    await at.kill(at.replica_names()[0])
+    """Its agent starts another one."""
+    replica = at.replica_names()[0]
+    generation = (await at.replicas())[replica].generation
+
+    async def replaced() -> bool:
+        found = (await at.replicas()).get(replica)
+        return found is not None and found.generation > generation
+
+    await at.kill(replica)
+    await eventually(replaced, why="a new engine is started")
 
 
 async def stop_engine(at: House, away_s: float) -> None:
     at.signal(at.replica_names()[0], signal.SIGSTOP)
-    await asyncio.sleep(max(8.0, away_s))
+    await asyncio.sleep(max(6.0, away_s))
     at.signal(at.replica_names()[0], signal.SIGCONT)
 
 
@@ -106,6 +118,7 @@ FAULTS: dict[str, Breaks] = {
 async def live_through(
     at: House, fault: str, *, wished: Sequence[Wish], right: Sequence[Answer], away_s: float = 4.0
 ) -> Lived:
+    before = await at.replicas()
     trickle = Trickle(at.client, every_s=0.05)
     async with asyncio.TaskGroup() as group:
         trickling = group.create_task(trickle.run())
@@ -124,6 +137,8 @@ async def live_through(
         trickle=trickle,
         recovery_s=recovery_s,
         left=await at.quiet(),
+        before=before,
+        after=await at.replicas(),
     )
 
 

@@ -28,7 +28,7 @@ ALIVE_INTERVALS = 100.0
 QUEUED_S = 20.0
 QUEUED_INTERVALS = 200.0
 """With an engine that goes on for others while requests wait: this one may have been preempted and comes back."""
-FIRST_S = 5.0
+FIRST_S = 3.0
 FIRST_EXPECTATIONS = 4.0
 """Of the time that was expected at worst for the first token: a long prefill shows no token to anybody."""
 ADMITTED_S = 15.0
