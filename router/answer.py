@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from math import ceil
+
 import msgspec
 
 from router.attempt import explanation
@@ -30,7 +32,7 @@ class Answer(msgspec.Struct, kw_only=True):
                 *explanation(call),
             ]
             if self.retry_after_s:
-                headers.append((b"retry-after", b"%d" % max(1, round(self.retry_after_s))))
+                headers.append((b"retry-after", b"%d" % max(1, ceil(self.retry_after_s - 0.01))))
             client.start(self.status, headers, length=len(self.data))
         client.end(self.data)
 

@@ -15,6 +15,7 @@ import msgspec
 
 from router.call import Attempt, Call
 from router.core import stall
+from router.core.busy import Busy
 from router.core.errors import Code
 from router.core.limits import Patience
 from router.core.model import Decision, Dispatcher, Ending, Flight
@@ -71,10 +72,13 @@ _decode_answer = msgspec.json.Decoder(_WholeAnswer).decode
 
 
 class Attempts:
-    def __init__(self, pool: EnginePool, dispatcher: Dispatcher, settings: RouterSettings, *, rng: Random) -> None:
+    def __init__(
+        self, pool: EnginePool, dispatcher: Dispatcher, settings: RouterSettings, *, busy: Busy, rng: Random
+    ) -> None:
         self._pool = pool
         self._dispatcher = dispatcher
         self._settings = settings
+        self._busy = busy
         self._rng = rng
         self._clock = asyncio.get_running_loop().time
         key_file = settings.engine_api_key_file
@@ -110,6 +114,8 @@ class Attempts:
         finally:
             del self.active[relay]
             self._settle(relay, job, flight)
+            if attempt.code is Code.ENGINE_BUSY:
+                self._busy.note(call.model, job.replica.replica, relay.retry_after_s, attempt.ended)
         return relay
 
     def end_all(self) -> None:

@@ -21,13 +21,12 @@ from router.call import Call
 from router.core.asked import Asked
 from router.core.continuation import Plan, Way
 from router.core.errors import Code, Refused, row
-from router.core.model import Decision, Dispatcher, Verdict
+from router.core.model import Decision
 from router.core.obstacles import obstacle
 from router.core.retry import RetryBudget
 from router.downstream.stream import ClientStream
-from router.fleet.news import News
 from router.fleet.view import View
-from router.fleet.wake import Waker
+from router.placement import Placement
 from router.relay import Relay
 from router.resume import Story, WholeLeg
 from router.settings import RouterSettings
@@ -36,10 +35,6 @@ from wire.records import ModelPolicy, Replica
 
 log = logging.getLogger(__name__)
 
-HOLD_STEP_S = 1.0
-"""A held request looks again at least this often, though news usually wakes it sooner."""
-AGAIN_STEP_S = 0.25
-"""A broken stream that no other replica can take asks again this often: its own may be back."""
 DIVERGED_LIMIT = 2
 """Continuations that contradict what the client has; engines that disagree twice will not agree a third time."""
 IMPATIENT_LIMIT = 2
@@ -50,22 +45,18 @@ class Failover:
     def __init__(
         self,
         *,
-        dispatcher: Dispatcher,
         attempts: Attempts,
         speller: Speller,
         view: Callable[[], View],
-        news: News,
-        waker: Waker,
+        placement: Placement,
         budget: RetryBudget,
         settings: RouterSettings,
         rng: Random,
     ) -> None:
-        self._dispatcher = dispatcher
+        self._placement = placement
         self._attempts = attempts
         self._speller = speller
         self._view = view
-        self._news = news
-        self._waker = waker
         self._budget = budget
         self._settings = settings
         self._rng = rng
@@ -78,7 +69,7 @@ class Failover:
         failed: Refused | None = None
         while True:
             try:
-                decision = await self._place(call, tried)
+                decision = await self._placement.place(call, tried)
             except Refused as refused:
                 raise failed or refused from None  # why the tried ones failed says more than that none is left
             job, story = self._first_job(call, decision, retry=bool(tried))
@@ -90,7 +81,7 @@ class Failover:
                 self._charge(call, story)
             if relay.attempt.code in (Code.OK, Code.ENGINE_REJECTED):
                 return _whole(relay) if story is None or relay.answer else _ended(story, relay.tail)
-            failed = refusal_of(relay)
+            failed = refusal_of(relay, busy_s=self._placement.retry_after_s(call))
             tried.add(decision.replica)
             if self._clock() > call.patience.first_token_until or not self._may_retry(relay.attempt.code, len(tried)):
                 raise failed
@@ -105,7 +96,7 @@ class Failover:
             attempt = broken.attempt
             impatient += attempt.impatient
             given_up = self._clock() > until or diverged >= DIVERGED_LIMIT or impatient > IMPATIENT_LIMIT
-            if given_up or not row(attempt.code).retry:
+            if given_up or not (attempt.code is Code.OK or row(attempt.code).retry):
                 return broken_answer(attempt.code, attempt.detail)
             await self._spell(story, tried)
             plan = story.plan(ids_supported=True)
@@ -115,48 +106,20 @@ class Failover:
                 return broken_answer(attempt.code, f"{attempt.detail}; it cannot be continued {plan.reason}")
             call.shape.delivered_tokens = delivered = story.transcript.tokens
             try:
-                decision = await self._place(call, tried, until=until)
+                decision = await self._placement.place(call, tried, until=until)
             except Refused:
                 return broken_answer(attempt.code, f"{attempt.detail}; no replica could go on with it")
             log.info("request %s goes on by %s on %s: %s", call.request_id, plan.way, decision.replica, attempt.detail)
             broken = await self._attempts.run(call, client, self._next_job(call, decision, plan, story))
-            if broken.attempt.code is Code.OK:
-                if story.fold().finished:
-                    return _ended(story, broken.tail)
-                continue  # choices with other limits wait for a leg of their own
+            if broken.attempt.code is Code.OK and story.fold().finished:
+                return _ended(story, broken.tail)
             if broken.attempt.code is Code.ENGINE_REJECTED:
                 return broken_answer(Code.ENGINE_BROKE, f"the continuation was rejected: {broken.attempt.detail}")
             diverged += broken.attempt.code is Code.DIVERGED
             if story.fold().tokens > delivered:
                 tried, until = set(), self._clock() + self._settings.resume_limit_s
-            tried.add(decision.replica)
-
-    async def _place(self, call: Call, tried: set[str], *, until: float = 0.0) -> Decision:
-        """A replica to send to, now. Waits, as long as allowed, for one that is loading or can be woken.
-
-        With `until` a stream is to go on: it also waits for a replica to come back, be it the one that broke."""
-        assert call.shape is not None
-        started = self._clock()
-        limit = until or min(started + self._settings.hold_limit_s, call.patience.first_token_until)
-        limit = min(limit, call.patience.total_until)
-        while True:
-            now = self._clock()
-            decision = self._dispatcher.pick(call.shape, exclude=tried, now=now)
-            match decision.verdict:
-                case Verdict.SEND:
-                    call.held_s += now - started
-                    return decision
-                case Verdict.WAKE:
-                    self._waker.wake(decision.replica)
-                case Verdict.HOLD:
-                    pass
-                case Verdict.UNKNOWN_MODEL | Verdict.NONE:
-                    if not until:
-                        raise nobody(decision)
-                    tried.clear()
-            if now >= limit:
-                raise nobody(decision)
-            await self._news.wait(min(AGAIN_STEP_S if until else HOLD_STEP_S, limit - now))
+            if broken.attempt.code is not Code.OK:  # else choices with other limits wait for a leg of their own
+                tried.add(decision.replica)
 
     def _may_retry(self, code: Code, tried: int) -> bool:
         if code is Code.MOVED:  # a drain is no failure, and no storm of retries can come of it
@@ -247,16 +210,14 @@ def _whole(relay: Relay) -> Answer:
     return Answer(status=relay.attempt.status, data=relay.answer, code=relay.attempt.code, message=relay.attempt.detail)
 
 
-def refusal_of(relay: Relay) -> Refused:
-    """What the client is told when this attempt was the last."""
+def refusal_of(relay: Relay, *, busy_s: float) -> Refused:
+    """What the client is told when this attempt was the last; `busy_s` until any busy replica may be asked again."""
     attempt = relay.attempt
+    retry_after_s = relay.retry_after_s or (1.0 if row(attempt.code).status == 503 else 0.0)
+    if attempt.code is Code.ENGINE_BUSY and busy_s:
+        retry_after_s = min(retry_after_s, busy_s)
     return Refused(
         attempt.code,
         f"No replica could answer: {attempt.detail or attempt.code}.",
-        retry_after_s=relay.retry_after_s or (1.0 if row(attempt.code).status == 503 else 0.0),
+        retry_after_s=retry_after_s,
     )
-
-
-def nobody(decision: Decision) -> Refused:
-    reason = decision.reason or "No replica of this model can serve it now."
-    return Refused(Code.NO_REPLICA, reason, retry_after_s=max(1.0, decision.retry_after_s))
