@@ -22,7 +22,7 @@ from router.core.asked import Asked
 from router.core.continuation import Plan, Way
 from router.core.errors import Code, Refused, row
 from router.core.model import Decision
-from router.core.obstacles import obstacle
+from router.core.obstacles import needs_seed
 from router.core.retry import RetryBudget
 from router.downstream.stream import ClientStream
 from router.fleet.view import View
@@ -118,7 +118,9 @@ class Failover:
             diverged += broken.attempt.code is Code.DIVERGED
             if story.fold().tokens > delivered:
                 tried, until = set(), self._clock() + self._settings.resume_limit_s
-            if broken.attempt.code is not Code.OK:  # else choices with other limits wait for a leg of their own
+            if broken.attempt.code is Code.OK:  # choices with other limits left wait for a leg of their own
+                client.write(broken.tail)
+            else:
                 tried.add(decision.replica)
 
     def _may_retry(self, code: Code, tried: int) -> bool:
@@ -163,9 +165,7 @@ class Failover:
 
     def _seed(self, asked: Asked) -> int | None:
         """A seed of ours, where only a replay could continue the stream and chance would forbid it."""
-        if asked.greedy or asked.seed is not None or not asked.resumable or not obstacle(asked):
-            return None
-        return self._rng.getrandbits(31)
+        return self._rng.getrandbits(31) if needs_seed(asked) else None
 
     async def _spell(self, story: Story, tried: set[str]) -> None:
         """Some ids' text may be held back in the engine that broke; another engine can tell (see continuation.py)."""

@@ -81,6 +81,8 @@ def plan(
         return msgspec.structs.replace(replay, reason="no token was delivered yet")
     against_replay = _against_replay(asked, transcript, seeded=seeded, same_engine=same_engine)
     against_ids = obstacle(asked) if ids_supported else "the engine takes no token ids"
+    if seeded and not asked.greedy:  # a leg drawn anew would be fair, but no later leg could replay it
+        against_ids = against_ids or "our seed starts its dice again"
     against_ids = against_ids or _against_ids_now(asked, transcript)
     if against_ids and against_replay:
         return Plan(way=Way.REFUSE, reason=f"by ids: {against_ids}; by replay: {against_replay}")

@@ -37,9 +37,10 @@ SPENT = _names(
 
 def needs_seed(asked: Asked) -> bool:
     """Whether a seed of ours is what would make a broken stream of this request resumable: it is sampled without one,
-    and cannot go on by ids. Others go on without, and spare the engine a generator per request."""
+    and cannot go on by ids, or not from everywhere: a client that sees ids or logprobs sees half characters, which
+    nobody could draw again. Others go on without, and spare the engine a generator per request."""
     sampled = asked.resumable and not asked.greedy and asked.seed is None
-    return sampled and bool(obstacle(asked))
+    return sampled and bool(obstacle(asked) or asked.wants_ids or asked.wants_logprobs)
 
 
 def obstacle(asked: Asked) -> str:

@@ -7,7 +7,7 @@ import asyncio
 import msgspec
 import pytest
 
-from tests.router.harness import ANSWER, DONE, Exchange, event, plays, router_with, until
+from tests.router.harness import ANSWER, DONE, MODEL, Engine, Exchange, event, plays, router_with, running_router, until
 from wire.records import ModelState
 
 SHOWN = b"".join([*ANSWER[:3], DONE])
@@ -94,6 +94,42 @@ async def test_a_stream_on_the_only_replica_waits_for_it_to_come_back() -> None:
     async with router_with(plays) as (router, engines):
         engines[0].script = _first_then(cuts, plays)
         assert SHOWN == (await router.chat(temperature=0)).content
+
+
+async def test_choices_that_broke_at_different_places_go_on_one_after_the_other() -> None:
+    """Each has other limits left, and a continuation by ids has one for all of its prompts."""
+
+    async def counts(exchange: Exchange) -> None:
+        """Says of prompt [p, ...] the ids 10 p + its length, three in all; the first time it breaks on the way."""
+        asked = msgspec.json.decode(exchange.body)
+        prompts = asked["prompt"] if isinstance(asked["prompt"][0], list) else [asked["prompt"]]
+        first = prompts == [[1], [2]]
+        said = [
+            event(
+                f'{{"id":"cmpl-1","object":"text_completion","created":1,"model":"tiny","choices":[{{"index":{index},'
+                f'"text":"{10 * prompt[0] + length} ","logprobs":null,'
+                f'"finish_reason":{"null" if length < 3 else chr(34) + "length" + chr(34)},"stop_reason":null,'
+                f'"prompt_token_ids":{prompt if length == 1 else "null"},"token_ids":[{10 * prompt[0] + length}]}}]}}'
+            )
+            for length in range(1, 4)
+            for index, prompt in enumerate(prompts)
+            if length >= len(prompt)
+        ]
+        await exchange.stream(said[:3] if first else [*said, DONE], end=not first)
+        if first:
+            exchange.cut()
+
+    async with running_router() as router, Engine(counts) as one, Engine(counts) as other:
+        for engine in (one, other):
+            await router.add_engine(engine, token_ids=True)
+        body = {"model": MODEL, "prompt": [[1], [2]], "max_tokens": 3, "temperature": 0, "stream": True}
+        answer = await router.client.post("/v1/completions", json=body)
+        texts = {0: "", 1: ""}
+        for line in answer.text.split("\n\n")[:-2]:
+            (choice,) = msgspec.json.decode(line.removeprefix("data: "))["choices"]
+            texts[choice["index"]] += choice["text"]
+        assert ({0: "11 12 13 ", 1: "21 22 23 "}, True) == (texts, answer.content.endswith(DONE))
+        assert 3 == len(one.exchanges) + len(other.exchanges)
 
 
 async def test_streams_leave_a_replica_that_is_drained_now_without_a_client_noticing() -> None:

@@ -154,10 +154,17 @@ class TestReplay:
         asked = chat(stop="x")
         assert needs_seed(asked)
         assert Way.REPLAY is planned(asked, ROLE, event(said="a", ids=[7]), seeded=True).way
+        assert needs_seed(chat(return_token_ids=True))
+        assert needs_seed(chat(logprobs=True))
         assert not needs_seed(chat())
         assert not needs_seed(chat(stop="x", seed=1))
         assert not needs_seed(chat(stop="x", temperature=0))
         assert not needs_seed(chat(stop="x", stream=False))
+
+    def test_what_has_our_seed_is_never_drawn_anew(self):
+        asked = chat(return_token_ids=True)
+        made = planned(asked, ROLE, event(said="a", ids=[7]), seeded=True)
+        assert (Way.REPLAY, True) == (made.way, made.exact)
 
     def test_before_the_first_token_any_request_is_sent_again(self):
         made = planned(chat(stop="x"), ROLE)
