@@ -171,9 +171,9 @@ class SimNode:
             engine.batch.models_on_gpu = max(1, active)
 
     def wake(self, engine: Engine, now: float, *, sleeping_s: float, on_disk_s: float) -> float:
-        """Start a load, one at a time; returns when it will be ready, 0 when it cannot be."""
+        """Start a load, one at a time; returns when it will be ready, 0 when none was started."""
         if engine.state not in (ModelState.SLEEPING, ModelState.ON_DISK):
-            return engine.ready_at
+            return 0.0
         present = [e for e in self.engines.values() if e.state in (ModelState.READY, ModelState.LOADING)]
         if any(e.state is ModelState.LOADING for e in present):
             return 0.0

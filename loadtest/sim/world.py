@@ -34,7 +34,7 @@ class Scenario(msgspec.Struct, frozen=True, kw_only=True):
     trace: str = "mooncake-conv"
     speed: float = 1.8
     """Times of the trace are divided by it."""
-    requests: int = 4000
+    requests: int = 2000
     policy: str = "expected_time"
     seed: int = 1
     nodes: int = 16
@@ -97,9 +97,9 @@ class World:
             CoreDispatcher(rng=random.Random(seeds.random()), constants=scenario.constants, costs=self._priors())
             for _ in range(scenario.routers)
         ]
-        fleet = self._fleet()
+        self._fleet = self._first_fleet()
         for core in self.routers:
-            core.apply(fleet, 0.0)
+            core.apply(self._fleet, 0.0)
         self._held: dict[str, dict[int, Job]] = {}
         self._left = len(self.jobs)
         self.loads = 0
@@ -170,26 +170,38 @@ class World:
         self._left -= len(engine.stepped(token, self.now))
 
     def _wake(self, engine: Engine) -> None:
-        scenario = self.scenario
-        was = engine.state
-        ready = engine.node.wake(engine, self.now, sleeping_s=scenario.sleeping_s, on_disk_s=scenario.on_disk_s)
-        if ready and was is not ModelState.LOADING:
+        ready = engine.node.wake(
+            engine, self.now, sleeping_s=self.scenario.sleeping_s, on_disk_s=self.scenario.on_disk_s
+        )
+        if ready:
             self._loading(engine, ready)
 
     def _loading(self, engine: Engine, ready: float) -> None:
         self.loads += 1
-        self._report(engine.node)
+        self._news(engine.node)
         generation = engine.generation
 
         def loaded() -> None:
             if engine.generation == generation:
                 engine.state = ModelState.READY
                 engine.used_at = self.now
-                self._report(engine.node)
+                self._news(engine.node)
                 for job in list(self._held.get(engine.model, {}).values()):
                     self._route(job)
 
         self.at(ready, loaded)
+
+    def _news(self, node: SimNode) -> None:
+        """The registry tells every router, whatever becomes of reports; a report follows."""
+        replicas = dict(self._fleet.replicas)
+        for engine in node.engines.values():
+            replicas[engine.name] = msgspec.structs.replace(
+                replicas[engine.name], state=engine.state, generation=engine.generation
+            )
+        self._fleet = msgspec.structs.replace(self._fleet, revision=self._fleet.revision + 1, replicas=replicas)
+        for core in self.routers:
+            core.apply(self._fleet, self.now)
+        self._report(node)
 
     def _crash(self) -> None:
         able = [e for e in self.engines.values() if e.state is ModelState.READY]
@@ -247,7 +259,7 @@ class World:
         )
         return {(engine.model, "h100-80g"): cost for engine in self.engines.values()}
 
-    def _fleet(self) -> Fleet:
+    def _first_fleet(self) -> Fleet:
         s = self.scenario
         nodes = {n: Node(node=n, region="eu", address="sim:1", device_class="h100-80g") for n in self.nodes}
         replicas = {
