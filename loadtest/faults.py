@@ -87,6 +87,17 @@ async def stop_engine(at: House, away_s: float) -> None:
     at.signal(at.replica_names()[0], signal.SIGCONT)
 
 
+def stop(name: str) -> Breaks:
+    """SIGSTOP, and go on after the time away."""
+
+    async def breaks(at: House, away_s: float) -> None:
+        at.signal(at.nodes[0] if name == "agent" else name, signal.SIGSTOP)
+        await asyncio.sleep(away_s)
+        at.signal(at.nodes[0] if name == "agent" else name, signal.SIGCONT)
+
+    return breaks
+
+
 async def kill_agent(at: House, away_s: float) -> None:
     await at.kill(at.nodes[0])
     await asyncio.sleep(away_s)
@@ -110,8 +121,11 @@ FAULTS: dict[str, Breaks] = {
     "engine, kill -9": kill_engine,
     "engine, SIGSTOP": stop_engine,
     "agent, kill -9": kill_agent,
+    "agent, SIGSTOP": stop("agent"),
     "registry, kill -9": kill_registry,
+    "registry, SIGSTOP": stop("registry"),
     "router, kill -9": kill_router,
+    "router, SIGSTOP": stop("router"),
 }
 
 

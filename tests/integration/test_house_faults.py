@@ -11,6 +11,7 @@ import pytest
 import pytest_asyncio
 
 from loadtest.answers import Answer
+from loadtest.drains import rolling_drain
 from loadtest.faults import STREAMS, TOKENS, Lived, live_through
 from loadtest.house import House, Size, house
 from loadtest.witness import Wish, references, wishes
@@ -80,6 +81,12 @@ async def test_the_loss_of_the_registry_touches_nothing_at_all(at: House, known:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("part", ["agent", "registry", "router"])
+async def test_what_stands_still_for_a_while_costs_no_stream_and_no_request(at: House, known: Known, part: str) -> None:
+    undisturbed(await through(at, known, f"{part}, SIGSTOP", 4.0))
+
+
+@pytest.mark.slow
 async def test_the_loss_of_the_registry_for_half_a_minute_touches_nothing_at_all(at: House, known: Known) -> None:
     undisturbed(await through(at, known, "registry, kill -9", 30.0))
 
@@ -89,6 +96,17 @@ async def test_the_loss_of_an_agent_for_as_long_as_its_engines_wait_for_it_touch
     at: House, known: Known
 ) -> None:
     undisturbed(await through(at, known, "agent, kill -9", 15.0))
+
+
+async def test_every_node_in_turn_is_drained_at_once_and_no_client_notices(at: House, known: Known) -> None:
+    drained = await rolling_drain(at, wished=known[0], right=known[1])
+    assert {} == drained.said
+    assert {} == drained.running
+    assert {} == drained.left
+    assert [] == [(seen.error, seen.differences) for seen in drained.broken]
+    assert [] == drained.trickle.errors
+    assert drained.moved > 0
+    assert drained.gap_s < SAFETY_S
 
 
 async def test_a_killed_router_leaves_no_stream_that_looks_complete_and_nothing_counted(
