@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help run run-vllm vllm test test-vllm test-slow check loadtest clean
+.PHONY: help run run-vllm vllm test test-vllm test-slow check loadtest soak compare clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -e 's/:.*## /\t/' | expand -t 14
@@ -44,5 +44,12 @@ check: $(STAMP) ## lint, types, import rules, generated code
 loadtest: $(STAMP) ## Locust, headless, against `switchyard up`; prints a table
 	$(BIN)/python -m loadtest.locust_run
 
+soak: $(STAMP) ## 10,000 requests, a third aborted at random moments; then nothing may be counted any more
+	$(BIN)/python -m loadtest.soak --requests 10000
+
+compare: $(STAMP) ## this router beside nginx, HAProxy, Envoy and the routers on PyPI, in one run (half an hour)
+	$(BIN)/python -m loadtest.peers install
+	$(BIN)/python -m loadtest.compare --rounds 3
+
 clean: ## remove environments and run data
-	rm -rf $(VENV) .venv-vllm .switchyard
+	rm -rf $(VENV) .venv-vllm .venv-peers .switchyard
