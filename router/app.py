@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from router.attempt import Attempts
 from router.core.busy import Busy
 from router.core.dispatch import CoreDispatcher
+from router.core.hedge import HedgeBudget
 from router.core.retry import RetryBudget
 from router.downstream.routes import ENDPOINTS, ModelEndpoint, Pages, make_app
 from router.downstream.server import RouterServer, Shutdown, make_server
@@ -32,6 +33,7 @@ from router.meter import Meter
 from router.metrics import Instruments, render
 from router.pipeline import Pipeline
 from router.placement import Placement
+from router.race import Hedging
 from router.settings import RouterSettings
 from router.sweep import Sweep
 from router.upstream.pool import EnginePool
@@ -104,13 +106,21 @@ class RouterApp:
         self.presence = self._make_presence()
 
     def _make_failover(self, rng: random.Random) -> Failover:
+        placement = Placement(
+            self.dispatcher,
+            busy=self.busy,
+            news=self.news,
+            waker=self.waker,
+            hold_limit_s=self.settings.hold_limit_s,
+        )
         return Failover(
-            placement=Placement(
-                self.dispatcher,
-                busy=self.busy,
-                news=self.news,
-                waker=self.waker,
-                hold_limit_s=self.settings.hold_limit_s,
+            placement=placement,
+            hedging=Hedging(
+                attempts=self.attempts,
+                dispatcher=self.dispatcher,
+                placement=placement,
+                view=self._view,
+                budget=HedgeBudget(ratio=self.settings.hedge_ratio),
             ),
             attempts=self.attempts,
             speller=self.speller,

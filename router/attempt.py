@@ -10,6 +10,7 @@ import asyncio
 from collections.abc import Callable, Collection
 from pathlib import Path
 from random import Random
+from typing import Protocol
 
 import msgspec
 
@@ -23,7 +24,7 @@ from router.core.usage import Usage
 from router.core.usage import read as read_usage
 from router.downstream.stream import ClientStream
 from router.relay import Limits, Relay
-from router.resume import FirstLeg, SplicedLeg, WholeLeg
+from router.resume import FirstLeg, SplicedLeg, Story, WholeLeg
 from router.settings import RouterSettings
 from router.tracecontext import format_traceparent
 from router.upstream.pool import ConnectFailed, EnginePool
@@ -36,10 +37,25 @@ _ENDINGS = {
     Code.TOTAL_TIMEOUT: Ending.CANCELLED,
     Code.DRAINING: Ending.CANCELLED,
     Code.MOVED: Ending.CANCELLED,
+    Code.OUTRUN: Ending.CANCELLED,
     Code.DIVERGED: Ending.CANCELLED,
     Code.ENGINE_REJECTED: Ending.REJECTED,
     Code.ENGINE_BUSY: Ending.REFUSED,
 }
+
+
+class Rival(Protocol):
+    """One of two attempts that race for the first token (race.py)."""
+
+    def entered(self, relay: Relay) -> None: ...
+
+    def leads(self) -> None:
+        """Its first event has come and goes to the client next."""
+        ...
+
+    def look(self, relay: Relay, now: float) -> None:
+        """At each sweep."""
+        ...
 
 
 class Job(msgspec.Struct, kw_only=True):
@@ -53,9 +69,12 @@ class Job(msgspec.Struct, kw_only=True):
     path: str
     body: bytes
     editor: FirstLeg | SplicedLeg | WholeLeg
+    story: Story | None
+    """Of a stream; None where the answer comes whole."""
     choices: int
     movable: Callable[[], bool] = lambda: False
     """Whether the stream could go on elsewhere now."""
+    rival: Rival | None = None
 
     def silence_limits_s(self, attempt: Attempt) -> tuple[float, float]:
         """How long the engine may be silent now: by the client's headers, and by the model's policy."""
@@ -104,6 +123,8 @@ class Attempts:
         flight = self._dispatcher.begin(job.decision, call.shape, started)
         relay = self._relay(call, client, job, attempt, flight)
         self.active[relay] = job
+        if job.rival is not None:
+            job.rival.entered(relay)
         try:
             await self._exchange(relay, job, self._head(call, job, attempt))
         except ConnectFailed as error:
@@ -125,10 +146,12 @@ class Attempts:
 
     def sweep(self, now: float, pause_s: float) -> None:
         """`pause_s` is how long this process stood still since the last sweep."""
-        for relay in list(self.active):
+        for relay, job in list(self.active.items()):
             if pause_s:
                 relay.excuse(pause_s)
             relay.sweep(now)
+            if job.rival is not None:
+                job.rival.look(relay, now)
         if self.moving:
             self.move()
 
@@ -141,6 +164,9 @@ class Attempts:
 
     def _relay(self, call: Call, client: ClientStream, job: Job, attempt: Attempt, flight: Flight) -> Relay:
         def start() -> None:
+            if job.rival is not None:
+                job.rival.leads()
+                relay.lead()
             flight.first_token(attempt.first_token)
             call.first_token = call.first_token or attempt.first_token
             if not client.started:
@@ -153,7 +179,7 @@ class Attempts:
             answer_bytes=self._settings.answer_limit_bytes,
             event_bytes=self._settings.event_limit_bytes,
         )
-        return Relay(
+        relay = Relay(
             attempt,
             client,
             editor=job.editor,
@@ -162,6 +188,7 @@ class Attempts:
             on_progress=lambda tokens, now: flight.progress(tokens, now),
             limits=limits,
         )
+        return relay
 
     def _patience_s(self, relay: Relay, job: Job, now: float) -> float:
         """With a silent engine; no less than the policy's where giving up could only end the answer."""

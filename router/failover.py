@@ -27,6 +27,7 @@ from router.core.retry import RetryBudget
 from router.downstream.stream import ClientStream
 from router.fleet.view import View
 from router.placement import Placement
+from router.race import Hedging, Race
 from router.relay import Relay
 from router.resume import Story, WholeLeg
 from router.settings import RouterSettings
@@ -49,11 +50,13 @@ class Failover:
         speller: Speller,
         view: Callable[[], View],
         placement: Placement,
+        hedging: Hedging,
         budget: RetryBudget,
         settings: RouterSettings,
         rng: Random,
     ) -> None:
         self._placement = placement
+        self._hedging = hedging
         self._attempts = attempts
         self._speller = speller
         self._view = view
@@ -72,17 +75,19 @@ class Failover:
                 decision = await self._placement.place(call, tried)
             except Refused as refused:
                 raise failed or refused from None  # why the tried ones failed says more than that none is left
-            job, story = self._first_job(call, decision, retry=bool(tried))
+            job = self._first_job(call, decision, kind="retry" if tried else "first")
+            race = self._race(call, client, job, tried)
             try:
-                relay = await self._attempts.run(call, client, job)
-                if client.started and relay.attempt.code is not Code.OK and story is not None:
-                    return await self._continue(call, client, story, relay)
+                relay = await (race.run() if race else self._attempts.run(call, client, job))
+                job = race.job if race else job
+                if client.started and relay.attempt.code is not Code.OK and job.story is not None:
+                    return await self._continue(call, client, job.story, relay)
             finally:
-                self._charge(call, story)
+                self._charge(call, race.job.story if race else job.story)
             if relay.attempt.code in (Code.OK, Code.ENGINE_REJECTED):
-                return _whole(relay) if story is None or relay.answer else _ended(story, relay.tail)
+                return _whole(relay) if job.story is None or relay.answer else _ended(job.story, relay.tail)
             failed = refusal_of(relay, busy_s=self._placement.retry_after_s(call))
-            tried.add(decision.replica)
+            tried |= race.asked if race else {decision.replica}
             if self._clock() > call.patience.first_token_until or not self._may_retry(relay.attempt.code, len(tried)):
                 raise failed
 
@@ -128,26 +133,38 @@ class Failover:
             return True
         return row(code).retry and tried < self._settings.attempts_limit and self._budget.withdraw(self._clock())
 
-    def _first_job(self, call: Call, decision: Decision, *, retry: bool) -> tuple[Job, Story | None]:
+    def _race(self, call: Call, client: ClientStream, job: Job, tried: set[str]) -> Race | None:
+        """Where policy allows a hedge, and the request is not one that may wait."""
+        assert call.shape is not None
+        if not job.policy.hedge or call.shape.priority < 0:
+            return None
+        self._hedging.budget.deposit()
+
+        def second(decision: Decision) -> Job:
+            return self._first_job(call, decision, kind="hedge")
+
+        return Race(self._hedging, call, client, first=job, tried=tried, second=second)
+
+    def _first_job(self, call: Call, decision: Decision, *, kind: str) -> Job:
         asked = call.asked
         assert asked is not None
         replica = self._replica(decision)
         story = None
         if asked.streams:
             story = Story(asked, token_ids=replica.token_ids, seed=self._seed(asked))
-        job = Job(
+        return Job(
             decision=decision,
             replica=replica,
             policy=self._policy(call),
             patience=call.patience,
-            kind="retry" if retry else "first",
+            kind=kind,
             path=call.path,
             body=story.sent if story else asked.body,
             editor=story.first_leg() if story else WholeLeg(),
+            story=story,
             choices=asked.choices,
             movable=lambda: story is not None and _can_go_on(story),
         )
-        return job, story
 
     def _next_job(self, call: Call, decision: Decision, plan: Plan, story: Story) -> Job:
         return Job(
@@ -159,6 +176,7 @@ class Failover:
             path=plan.endpoint,
             body=plan.body,
             editor=story.next_leg(plan),
+            story=story,
             choices=len(plan.choices),
             movable=lambda: _can_go_on(story),
         )

@@ -96,8 +96,13 @@ class Relay:
     def attach(self, connection: EngineConnection) -> None:
         """Reading from the engine now follows the client's pace."""
         self._connection = connection
-        self._client.on_pause = connection.pause
-        self._client.on_resume = connection.resume
+        self.lead()
+
+    def lead(self) -> None:
+        """The client's pace is this engine's, and no rival's."""
+        if self._connection is not None:
+            self._client.on_pause = self._connection.pause
+            self._client.on_resume = self._connection.resume
 
     def again(self) -> None:
         """The same request goes out once more, on a fresh connection: nothing of the first try was answered."""
@@ -151,11 +156,13 @@ class Relay:
 
     def stop(self, code: Code, detail: str = "") -> None:
         """Settle the outcome, once. What comes after is ignored."""
-        if self.done.done():
+        gone = self.done.cancelled()  # with the task that waited for it: nobody has settled anything
+        if self.done.done() and not gone:
             return
         self.attempt.code, self.attempt.detail = code, detail
         self.attempt.ended = self._clock()
-        self.done.set_result(None)
+        if not gone:
+            self.done.set_result(None)
 
     def sweep(self, now: float) -> None:
         """Stop an attempt that has been silent for too long. A client that does not read is not the engine's fault."""

@@ -45,6 +45,9 @@ class RouterSettings(Settings, frozen=True, kw_only=True):
         300.0
     )
     retry_ratio: Annotated[float, Meta(ge=0, le=1, description="retries allowed per request, on average")] = 0.2
+    hedge_ratio: Annotated[
+        float, Meta(ge=0, le=1, description="late first tokens hedged per request, on average, where policy allows any")
+    ] = 0.02
     retry_floor_per_s: Annotated[float, Meta(ge=0, description="retries always allowed")] = 10.0
 
     drain_notice_s: Annotated[

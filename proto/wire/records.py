@@ -130,6 +130,8 @@ class ModelPolicy(Record, frozen=True, kw_only=True):
     first_token_limit_s: float = 600.0
     between_tokens_limit_s: float = 60.0
     total_limit_s: float = 3600.0
+    hedge: bool = False
+    """A second replica may be asked when a first token is late."""
 
 
 class Tenant(Record, frozen=True, kw_only=True):

@@ -25,7 +25,7 @@ from router.core.model import Candidate, Decision, Fleet, LoadReport, Shape, Ver
 from router.core.pick import Found, find, why_out
 from router.core.policies import DEFAULT, POLICIES, Policy
 from router.core.policies.base import Rng
-from router.core.score import Ask
+from router.core.score import CONTEXT, TOKEN, Ask
 from router.core.stall import Heard
 from router.core.verdicts import Picked
 
@@ -158,6 +158,16 @@ class CoreDispatcher:
     def heard(self, replica: str, now: float) -> Heard | None:
         """What its agent last said of it, None while nobody speaks for it."""
         return self._belief.heard(replica, now)
+
+    def decode_ms(self, decision: Decision, shape: Shape) -> float:
+        """From the first token to the last, for an answer of the usual length; 0 for decisions not to send."""
+        if not isinstance(decision, Picked) or decision.state.row < 0 or shape.embedding:
+            return 0.0
+        figures, row = decision.group.figures, decision.state.row
+        output = self._lengths.expected(shape.model, shape.tenant, limit=shape.max_tokens)
+        return output * float(
+            figures[TOKEN][row] + figures[CONTEXT][row] * (decision.plan.prompt_tokens + output / 2.0)
+        )
 
     def accuracy(self) -> dict[str, Accuracy]:
         """Of the predictions, by base model."""

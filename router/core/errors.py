@@ -44,6 +44,7 @@ class Code(enum.StrEnum):
     ENGINE_MALFORMED = "engine_malformed"
     DIVERGED = "diverged"
     MOVED = "moved"
+    OUTRUN = "outrun"
     FIRST_TOKEN_TIMEOUT = "first_token_timeout"
     STALLED = "stalled"
     TOTAL_TIMEOUT = "total_timeout"
@@ -92,6 +93,8 @@ _TABLE: dict[Code, Row] = {
     Code.DIVERGED: Row(Cause.UPSTREAM, 502, "upstream_error", True, False),
     # The replica drains and the stream goes on elsewhere.
     Code.MOVED: Row(Cause.US, 503, "upstream_error", True, False),
+    # Of an attempt only: its rival in a race for the first token was sooner.
+    Code.OUTRUN: Row(Cause.US, 499, "outrun", False, False),
     Code.FIRST_TOKEN_TIMEOUT: Row(Cause.UPSTREAM, 504, "timeout_error", True, True),
     Code.STALLED: Row(Cause.UPSTREAM, 504, "timeout_error", True, True),
     Code.TOTAL_TIMEOUT: Row(Cause.POLICY, 504, "timeout_error", False, False),

@@ -171,6 +171,10 @@ class Dispatcher(Protocol):
         """Every replica of the model with its terms, best first; for `why`, not for the hot path."""
         ...
 
+    def decode_ms(self, decision: Decision, shape: Shape) -> float:
+        """Expected milliseconds from the first token of an answer to its last, where the decision sends it."""
+        ...
+
     def heard(self, replica: str, now: float) -> Heard | None:
         """What its agent last said of it, as far as silence goes; None while nobody speaks for it."""
         ...

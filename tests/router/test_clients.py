@@ -54,7 +54,9 @@ async def test_a_client_that_leaves_while_it_waits_for_the_first_byte_cancels_th
         writer.close()
         await until(lambda: engines[0].open == 0)
         await settled(router)
-        assert ["client_gone"] == [r.code for r in router.records()]
+        (record,) = router.records()
+        assert ("client_gone", ["client_gone"]) == (record.code, [a.code for a in record.attempts])
+        assert record.attempts[0].duration_s > 0.0
 
 
 async def test_a_client_that_leaves_in_the_middle_of_a_stream_cancels_the_engine_at_once() -> None:
@@ -75,7 +77,8 @@ async def test_a_client_that_leaves_while_its_request_is_held_is_forgotten() -> 
         _, writer = await connect(router)
         body = json.dumps({**chat_body(), "model": "cold"}).encode()
         head = (
-            f"POST /v1/chat/completions HTTP/1.1\r\nauthorization: Bearer {KEY}\r\ncontent-length: {len(body)}\r\n\r\n"
+            f"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {KEY}\r\n"
+            f"content-length: {len(body)}\r\n\r\n"
         )
         writer.write(head.encode() + body)
         await until(lambda: router.app.news.waiting == 1)
