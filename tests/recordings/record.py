@@ -124,7 +124,7 @@ def send(recorder: Recorder, server: VllmServer, name: str, case: Case, **links:
 
 def record_streams(recorder: Recorder, a: VllmServer, b: VllmServer) -> None:
     """Every stream on `a`; then again on `b`, and continued on `b` by token ids where that is exact."""
-    for case in (*streams(*_stops(a)), *unicode_by_bias(_lead_bytes())):
+    for case in (*streams(*stops(a)), *unicode_by_bias(_lead_bytes())):
         send(recorder, a, "a", case)
         if case.resume:
             again = replace(case, name=f"{case.name}-replay", tags=(*case.tags, "replay"))
@@ -270,7 +270,7 @@ def _post(server: VllmServer, path: str, body: object = None) -> dict[str, Any]:
     return decoded
 
 
-def _stops(server: VllmServer) -> tuple[str, str, int]:
+def stops(server: VllmServer) -> tuple[str, str, int]:
     """Stop strings over the seam of two tokens of the greedy answers, and a token of the chat's."""
     found = []
     for endpoint in (CHAT, TEXT):
