@@ -199,10 +199,15 @@ class Relay:
         self.events += seen.events
         self.choices_left -= seen.finished
         self.usage = seen.usage or self.usage
-        if seen.good and (self.choices_left <= 0 or self._last):
-            self._last += seen.good
-        elif seen.good and (out := self._editor.any(seen.good)) and self.events:
+        good, too_early = seen.good, seen.done and self.choices_left > 0
+        if too_early:  # whatever comes of it, the client must not read that this was all
+            good = b"".join(events.split(good)[:-1])
+        if good and (self.choices_left <= 0 or self._last):
+            self._last += good
+        elif good and (out := self._editor.any(good)) and self.events:
             self._client.write(out)
+        if too_early:
+            self.stop(Code.ENGINE_BROKE, "the engine said it was done before the answer was complete")
         if seen.trouble is not None:
             self.stop(_TROUBLE[seen.trouble], seen.detail)
 

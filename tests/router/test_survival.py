@@ -35,6 +35,10 @@ async def talks_nonsense(exchange: Exchange) -> None:
     await exchange.client_left()
 
 
+async def is_done_too_early(exchange: Exchange) -> None:
+    await exchange.stream([*ANSWER[:2], DONE])
+
+
 async def leaves_half_an_event(exchange: Exchange) -> None:
     await exchange.stream([*ANSWER[:2], ANSWER[2][:30]], end=False)
     exchange.cut()
@@ -42,7 +46,7 @@ async def leaves_half_an_event(exchange: Exchange) -> None:
 
 @pytest.mark.parametrize(
     "fault",
-    [cuts, closes_cleanly, dies_in_band, aborts, talks_nonsense, leaves_half_an_event],
+    [cuts, closes_cleanly, dies_in_band, aborts, talks_nonsense, is_done_too_early, leaves_half_an_event],
     ids=lambda f: f.__name__,
 )
 async def test_a_stream_that_breaks_goes_on_elsewhere_and_the_client_sees_one_stream(fault) -> None:  # type: ignore[no-untyped-def]

@@ -132,10 +132,9 @@ class Trial:
 
     async def _steady(self, reference: Reference) -> bool:
         """Whether the engines still say what they said, when nothing breaks and others are at work."""
-        again = [
-            self.asking.direct(engine, reference.kind.endpoint, encoded(reference.kind)) for engine in self.engines
-        ]
-        return not any(difference(reference.answer, whole(await stream)) for stream in again)
+        kind = reference.kind
+        again = [await self.asking.direct(engine, kind.endpoint, encoded(kind)) for engine in self.engines]
+        return not any(difference(reference.answer, whole(stream)) for stream in again)
 
     async def _unbroken(self, first: Leg, kind: Kind) -> dict[str, Any]:
         """What the router asked for in the first leg, without a break, and without what only the router asked for."""
