@@ -137,7 +137,7 @@ class PrefixIndex:
         young, old = self._young, self._old
         left, size = self._live, 0
         found: Match = []
-        for depth, key in enumerate(keys):
+        for key, edge in zip(keys, EDGES, strict=False):
             here = young.get(key)
             if old and (before := old.get(key)) is not None:
                 here = before if here is None else here | before
@@ -149,7 +149,7 @@ class PrefixIndex:
                 left &= here
                 if not left:
                     return found
-            size = EDGES[depth]
+            size = edge
         if size:
             found.append((size, left))
         return found

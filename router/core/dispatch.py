@@ -232,7 +232,7 @@ class CoreDispatcher:
 
     def _send(self, shape: Shape, found: Found, keys: list[int], exclude: Collection[str], now: float) -> Picked:
         substitute = found.group.model != self._belief.base(shape.model)
-        decision = verdicts.send(found, keys, substitute=substitute, now=now)
+        decision = verdicts.send(found, keys, substitute=substitute)
         self._note(shape, found, decision, exclude, now)
         return decision
 

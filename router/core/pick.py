@@ -6,6 +6,7 @@ Source: routing.md sections 2.3 (exploration), 2.4 (ties) and 2.6.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable
+from math import inf
 from typing import NamedTuple
 
 import numpy as np
@@ -63,11 +64,11 @@ def choose(score: Array, ready: Array, policy: Policy, *, rng: Rng, constants: C
     """None when no number is finite."""
     best = int(score.argmin())
     least = float(score[best])
-    if least == np.inf:
+    if least == inf:
         return None
-    near = 1
     slack = max(constants.tie_ms, constants.tie_fraction * least) if policy.in_ms else 0.0
-    equal = np.flatnonzero(score <= least + slack)
+    near = 1
+    equal = (score <= least + slack).nonzero()[0]
     if len(equal) > 1:
         served = equal[ready[equal] > 0.0]
         equal = served if len(served) else equal
@@ -86,11 +87,11 @@ def choose(score: Array, ready: Array, policy: Policy, *, rng: Rng, constants: C
 
 def _second(score: Array, best: int) -> int:
     kept = score[best]
-    score[best] = np.inf
+    score[best] = inf
     second = int(score.argmin())
-    value = score[second]
+    other = score[second] < inf
     score[best] = kept
-    return second if value < np.inf else -1
+    return second if other else -1
 
 
 def contenders(

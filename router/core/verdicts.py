@@ -6,17 +6,17 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 
-import numpy as np
-
 from router.core.constants import Constants
 from router.core.explain import Record
 from router.core.flight import Plan
 from router.core.group import Group
 from router.core.hold import Way
 from router.core.model import Decision, Shape, Verdict
-from router.core.pick import Found, why_out
+from router.core.pick import Choice, Found, why_out
 from router.core.replica import ReplicaState
-from router.core.score import NETWORK, UNCERTAINTY, engine_parts_ms, penalties_ms
+from router.core.score import NETWORK, UNCERTAINTY, Array, engine_parts_ms, penalties_ms
+
+NOT_MUCH_MS = 100.0
 
 
 class Picked(Decision, kw_only=True):
@@ -27,7 +27,7 @@ class Picked(Decision, kw_only=True):
     plan: Plan
 
 
-def send(found: Found, keys: list[int], *, substitute: bool, now: float) -> Picked:
+def send(found: Found, keys: list[int], *, substitute: bool) -> Picked:
     group, field, choice = found.group, found.field, found.choice
     place, ask, figures = choice.place, found.field.ask, found.field.figures
     fresh = field.fresh if isinstance(field.fresh, float) else float(field.fresh[place])
@@ -103,7 +103,7 @@ def record(found: Found, decision: Decision, *, model: str, exclude: Collection[
     if len(score) <= limit and field.rows is None:
         names, figures = group.names, group.all_columns()
     else:
-        places = _best(score, limit, found.choice.place)
+        places = _best(score, limit, found.choice)
         rows = [field.row(place) for place in places]
         names, figures = [group.names[row] for row in rows], group.columns(rows)
         matched = None if matched is None else matched[places]
@@ -123,8 +123,11 @@ def record(found: Found, decision: Decision, *, model: str, exclude: Collection[
     )
 
 
-def _best(score: np.ndarray[tuple[int], np.dtype[np.float64]], limit: int, chosen: int) -> list[int]:
+def _best(score: Array, limit: int, choice: Choice) -> list[int]:
+    """The two best, and others that were not much worse: sorting very many for a record would cost as much as scoring
+    them."""
     if len(score) <= limit:
         return list(range(len(score)))
-    places: list[int] = np.argpartition(score, limit - 1)[:limit].tolist()
-    return places if chosen in places else [chosen, *places[1:]]
+    first = [choice.place] if choice.runner_up < 0 else [choice.place, choice.runner_up]
+    good = (score <= 2.0 * float(score[choice.place]) + NOT_MUCH_MS).nonzero()[0][:limit].tolist()
+    return list(dict.fromkeys([*first, *good]))[:limit]
