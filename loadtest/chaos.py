@@ -109,7 +109,7 @@ class Breaker:
             (self._soft, 10),
             (self._kill_engine, 3),
             (self._stop_engine, 2),
-            (self._silence_node, 1),
+            (self._silence_node, 4),
             (self._kill_agent, 1),
             (self._kill_registry, 1 if self._plan.registry else 0),
         ]

@@ -44,6 +44,8 @@ class Lived(msgspec.Struct, kw_only=True):
     """From the moment the part was back until everything was right again."""
     left: dict[str, float]
     """Still counted as running after that."""
+    resumed: float = 0.0
+    """Streams that the router continued on another engine."""
     before: dict[str, Replica] = {}
     after: dict[str, Replica] = {}
     """What the registry said of the engines."""
@@ -58,7 +60,8 @@ class Lived(msgspec.Struct, kw_only=True):
 
     def row(self) -> str:
         whole = len(self.streams) - len(self.broken)
-        running = f"{whole} of {len(self.streams)} whole and equal, longest gap {self.gap_s:.1f} s"
+        running = f"{whole} of {len(self.streams)} whole and equal, {max(0.0, self.resumed):g} continued, "
+        running += f"longest gap {self.gap_s:.1f} s"
         tries, errors = len(self.trickle.tries), len(self.trickle.errors)
         new = f"{errors} of {tries} failed" + (f", all for {self.trickle.failing_s():.1f} s" if errors else "")
         return f"| {self.fault} | {running} | {new}, slowest {self.trickle.slowest_s:.1f} s | {self.recovery_s:.1f} s |"
@@ -70,7 +73,7 @@ Breaks = Callable[[House, float], Awaitable[None]]
 
 async def kill_engine(at: House, away_s: float) -> None:
     """Its agent starts another one."""
-    replica = at.replica_names()[0]
+    replica = await at.busiest()
     generation = (await at.replicas())[replica].generation
 
     async def replaced() -> bool:
@@ -82,9 +85,10 @@ async def kill_engine(at: House, away_s: float) -> None:
 
 
 async def stop_engine(at: House, away_s: float) -> None:
-    at.signal(at.replica_names()[0], signal.SIGSTOP)
+    replica = await at.busiest()
+    at.signal(replica, signal.SIGSTOP)
     await asyncio.sleep(max(6.0, away_s))
-    at.signal(at.replica_names()[0], signal.SIGCONT)
+    at.signal(replica, signal.SIGCONT)
 
 
 def stop(name: str) -> Breaks:
@@ -133,6 +137,7 @@ async def live_through(
     at: House, fault: str, *, wished: Sequence[Wish], right: Sequence[Answer], away_s: float = 4.0
 ) -> Lived:
     before = await at.replicas()
+    resumed = await at.resumed()
     trickle = Trickle(at.client, every_s=0.05)
     async with asyncio.TaskGroup() as group:
         trickling = group.create_task(trickle.run())
@@ -151,6 +156,7 @@ async def live_through(
         trickle=trickle,
         recovery_s=recovery_s,
         left=await at.quiet(),
+        resumed=await at.resumed() - resumed,
         before=before,
         after=await at.replicas(),
     )
@@ -175,11 +181,11 @@ async def whole(at: House) -> None:
     await eventually(routers, why="the registry knows the one router")
 
 
-async def run(directory: Path, *, away_s: float, only: Sequence[str] = ()) -> list[Lived]:
+async def run(directory: Path, *, away_s: float, only: Sequence[str] = (), etcd: bool = True) -> list[Lived]:
     wished = wishes(STREAMS, seed=1, tokens=TOKENS)
     right = await references(directory, wished)
     lived = []
-    async with house(directory, Size(nodes=2)) as at:
+    async with house(directory, Size(nodes=2, etcd=etcd)) as at:
         for fault in only or FAULTS:
             lived.append(await live_through(at, fault, wished=wished, right=right, away_s=away_s))
             print(lived[-1].row(), flush=True)
@@ -190,11 +196,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m loadtest.faults", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--away", type=float, default=4.0, metavar="SECONDS", help="of agent and registry")
     parser.add_argument("--only", action="append", default=[], choices=sorted(FAULTS))
+    parser.add_argument("--embedded", action="store_true", help="the embedded registry, which forgets leased records")
     args = parser.parse_args(argv)
     print("| what dies | running streams | new requests | right again after |")
     print("|---|---|---|---|")
     with tempfile.TemporaryDirectory(prefix="faults-") as at:
-        lived = uvloop.run(run(Path(at), away_s=args.away, only=args.only))
+        lived = uvloop.run(run(Path(at), away_s=args.away, only=args.only, etcd=not args.embedded))
     return 1 if any(one.left for one in lived) else 0
 
 

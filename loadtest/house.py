@@ -228,6 +228,21 @@ class House:
         except (httpx.HTTPError, msgspec.DecodeError):
             return {}
 
+    async def busiest(self) -> str:
+        """The replica with most requests under way."""
+        busy = {
+            name: (await self.engine_stats(replica.address)).get("active", 0)
+            for name, replica in (await self.replicas()).items()
+        }
+        return max(busy, key=lambda name: busy[name])
+
+    async def resumed(self) -> float:
+        """Streams that this router process has continued, so far."""
+        page = await self.metrics()
+        return sum(
+            n for name, n in page.items() if name.startswith("switchyard_attempts_total{") and '"resume"' in name
+        )
+
     async def fault(self, address: str, **fault: Any) -> bool:
         """Have the engine there misbehave as told; False when it could not be told."""
         try:

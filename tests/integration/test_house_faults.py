@@ -61,13 +61,15 @@ async def test_streams_of_a_killed_engine_go_on_elsewhere_and_new_requests_never
     lived = await through(at, known, "engine, kill -9")
     assert [] == [(seen.error, seen.differences) for seen in lived.broken]
     assert [] == lived.trickle.errors
-    killed = at.replica_names()[0]
-    assert lived.before[killed].generation + 1 == lived.after[killed].generation
+    assert lived.resumed > 0
+    restarts = {name: lived.after[name].generation - lived.before[name].generation for name in lived.before}
+    assert [0, 1] == sorted(restarts.values())
 
 
 async def test_streams_of_a_stopped_engine_go_on_elsewhere_within_seconds(at: House, known: Known) -> None:
     lived = await through(at, known, "engine, SIGSTOP")
     undisturbed(lived)
+    assert lived.resumed > 0
     assert lived.gap_s < DETECTION_S + SAFETY_S
     assert lived.trickle.slowest_s < DETECTION_S + SAFETY_S
 
