@@ -80,7 +80,9 @@ class Failover:
             try:
                 relay = await (race.run() if race else self._attempts.run(call, client, job))
                 job = race.job if race else job
-                if client.started and relay.attempt.code is not Code.OK and job.story is not None:
+                if client.started and relay.attempt.code is not Code.OK:
+                    if job.story is None:  # an engine that streams where nobody asked it to
+                        return broken_answer(relay.attempt.code, relay.attempt.detail)
                     return await self._continue(call, client, job.story, relay)
             finally:
                 self._charge(call, race.job.story if race else job.story)

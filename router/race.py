@@ -8,7 +8,7 @@ attempt like any other: counted, charged to its replica, ended by whatever ends 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 from router.attempt import Attempts, Job
 from router.call import Call
@@ -43,11 +43,12 @@ class Hedging:
         self.dispatcher = dispatcher
         self._view = view
 
-    def prefill_load(self, model: str, now: float) -> float:
+    def prefill_load(self, model: str, late: Collection[str], now: float) -> float:
+        """Of the others: the late one has our own prompt to work on."""
         fleet = self._view().fleet
         policy = fleet.models.get(model)
         base = policy.adapter_of if policy and policy.adapter_of else model
-        names = [name for name, replica in fleet.replicas.items() if replica.model == base]
+        names = [name for name, replica in fleet.replicas.items() if replica.model == base and name not in late]
         return hedge.prefill_load(self.dispatcher.heard(name, now) for name in names)
 
     def knows(self, replica: str) -> bool:
@@ -93,7 +94,8 @@ class Race:
     def look(self, relay: Relay, now: float) -> None:
         """Ask a second replica if the first is late and that is worth it. Called by the sweep."""
         age_ms = 1000.0 * (now - relay.quiet_since)
-        if self._winner or len(self._entrants) > 1 or relay.done.done() or age_ms <= self._look_ms:
+        over = self._winner is not None or self._client.gone or relay.done.done()
+        if over or len(self._entrants) > 1 or age_ms <= self._look_ms:
             return
         self._look_ms = hedge.AGAIN * age_ms
         hedging = self._hedging
@@ -104,7 +106,7 @@ class Race:
             self.job.decision,
             other,
             age_ms=age_ms,
-            prefill_load=hedging.prefill_load(self._call.model, now),
+            prefill_load=hedging.prefill_load(self._call.model, self.asked, now),
             decode_ms=(self._first_decode_ms, self._decode_ms(other)),
         )
         if worth and hedging.knows(other.replica) and hedging.budget.withdraw():

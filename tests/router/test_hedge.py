@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import random
 from collections.abc import AsyncIterator
 
 import msgspec
@@ -189,3 +190,61 @@ async def test_a_client_that_leaves_while_two_are_asked_cancels_both(stream: boo
         await until(lambda: engines[0].open == engines[1].open == 0)
         await until(lambda: len(router.records()) == 1)
         assert [("first", "client_gone"), ("hedge", "client_gone")] == kinds(router)
+
+
+FATES = ("answers", "fails", "cuts before", "cuts after", "rejects", "says nothing")
+
+
+def fated(rng: random.Random, answer: list[bytes], playing: set[Exchange], *, delays_s: tuple[float, float]) -> Script:
+    """Something happens at some moment, perhaps the same as on the other side."""
+
+    async def script(exchange: Exchange) -> None:
+        playing.add(exchange)
+        await asyncio.sleep(rng.choice((*delays_s, rng.uniform(*delays_s))))
+        playing.remove(exchange)
+        match rng.choice(FATES):
+            case "answers":
+                streams = msgspec.json.decode(exchange.body).get("stream")
+                await (exchange.stream(answer) if streams else exchange.answer(200, WHOLE))
+            case "fails":
+                await exchange.answer(500, b'{"error":{"message":"boom","type":"x","param":null,"code":500}}')
+            case "cuts before":
+                exchange.cut()
+            case "cuts after":
+                await exchange.stream(answer[:1], end=False)
+                exchange.cut()
+            case "rejects":
+                await exchange.answer(400, b'{"error":{"message":"long","type":"x","param":null,"code":400}}')
+            case _:
+                await exchange.client_left()
+
+    return script
+
+
+async def one_race(seed: int) -> int:
+    """Returns how many hedges there were."""
+    rng = random.Random(seed)
+    playing: set[Exchange] = set()
+    first = fated(rng, ANSWER, playing, delays_s=(1.1, 1.6))
+    second = fated(rng, OTHER, playing, delays_s=(0.0, 0.4))
+    async with late(first, second, resume_limit_s=0.5) as (router, _):
+        headers = {"x-switchyard-total-limit-s": "3"}
+        asked = router.chat(stream=rng.random() < 0.6, max_tokens=1, temperature=0, headers=headers)
+        answer = None
+        with contextlib.suppress(TimeoutError):
+            answer = await asyncio.wait_for(asked, rng.choice((1.1, 15.0, 15.0, 15.0)))
+        await until(lambda: sum(router.counts().values()) == 0)
+        await until(lambda: not playing)
+        (record,) = router.records()
+        assert all(a.duration_s >= 0.0 for a in record.attempts)
+        assert (record.code == "ok") == (["ok"] == [a.code for a in record.attempts if a.code == "ok"])
+        if answer is not None and record.code == "ok":
+            text = answer.content
+            assert text in (WHOLE, SHOWN, SHOWN_BY_OTHER) or (1, 1) == (text.count(b'"one"'), text.count(b'" three"'))
+        return sum(a.kind == "hedge" for a in record.attempts)
+
+
+async def test_whatever_happens_to_the_two_and_when_there_is_one_answer_one_record_and_nothing_left() -> None:
+    async with asyncio.TaskGroup() as group:
+        races = [group.create_task(one_race(seed)) for seed in range(16)]
+    assert sum(race.result() for race in races) >= 4

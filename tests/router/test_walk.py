@@ -247,6 +247,17 @@ async def test_a_stream_that_breaks_ends_with_one_error_event_and_no_done() -> N
         assert ("engine_broke", 2, "estimated") == (record.code, record.output_tokens, record.token_source)
 
 
+async def test_a_stream_that_nobody_asked_for_and_that_breaks_is_not_followed_by_another_answer() -> None:
+    async def streams_and_breaks(exchange: Exchange) -> None:
+        await exchange.stream(ANSWER[:1], end=False)
+        exchange.cut()
+
+    async with router_with(streams_and_breaks, streams_and_breaks) as (router, engines):
+        answer = await router.chat(stream=False)
+        assert (1, 1) == (answer.content.count(b'"one"'), answer.content.count(b'"error"'))
+        assert 1 == sum(len(e.exchanges) for e in engines)
+
+
 async def test_a_stream_that_lost_only_its_done_is_complete() -> None:
     async def no_done(exchange: Exchange) -> None:
         await exchange.stream(ANSWER[:4])
