@@ -315,7 +315,8 @@ async def at_url(url: str, key: str, ports: Sequence[int]) -> dict[str, Told]:
 async def _all(stage: Stage) -> dict[str, Told]:
     found = {}
     for scene in SCENES:
-        found[scene.name] = await play(scene, stage)
+        found[scene.name] = told = await play(scene, stage)
+        print(f"{scene.name:<32} {told.verdict} {told.why}", file=sys.stderr, flush=True)
         await _ready(stage.client)  # so that one scene's end is not the next one's trouble
     return found
 
@@ -365,6 +366,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 print(f"{contestant.name}: left out, {missing}", file=sys.stderr)
                 continue
             with tempfile.TemporaryDirectory(prefix="scenarios-") as at:
+                print(f"-- {contestant.name}", file=sys.stderr, flush=True)
                 try:
                     found[contestant.name] = uvloop.run(against(contestant, Path(at)))
                 except CannotStart as error:
