@@ -19,7 +19,7 @@ from router.answer import Answer, broken_answer
 from router.attempt import Attempts, Job
 from router.call import Call
 from router.core.asked import Asked
-from router.core.continuation import Plan, Way
+from router.core.continuation import HELD_IDS, Plan, Way
 from router.core.errors import Code, Refused, row
 from router.core.model import Decision
 from router.core.obstacles import needs_seed
@@ -189,11 +189,14 @@ class Failover:
 
     async def _spell(self, story: Story, tried: set[str]) -> None:
         """Some ids' text may be held back in the engine that broke; another engine can tell (see continuation.py)."""
-        if not (open_ids := story.unsettled()):
-            return
         model = story.asked.params.model or ""
         replicas = [r for r in self._view().fleet.replicas.values() if r.model == model and r.replica not in tried]
-        story.settle(await self._speller.spell(replicas, model, open_ids))
+        for held in range(HELD_IDS + 1):
+            open_ids = story.unsettled(held)
+            spelled = await self._speller.spell(replicas, model, open_ids) if open_ids else {}
+            if not spelled:
+                return
+            story.settle(spelled, held)
 
     def _charge(self, call: Call, story: Story | None) -> None:
         """The prompt and each delivered token once, over all attempts; also of a request whose client left."""

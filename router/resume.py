@@ -50,12 +50,12 @@ class Story:
         supported = ids_supported and self.token_ids
         return plan(self.asked, transcript, sent=self.sent, seeded=self.seeded, ids_supported=supported)
 
-    def unsettled(self) -> dict[int, list[int]]:
+    def unsettled(self, held: int) -> dict[int, list[int]]:
         """Ids of which only an engine can say whether their text was delivered whole, by choice."""
-        return unsettled(self.fold())
+        return unsettled(self.fold(), held)
 
-    def settle(self, spelled: dict[int, str]) -> None:
-        settle(self.transcript, spelled)
+    def settle(self, spelled: dict[int, str], held: int) -> None:
+        settle(self.transcript, spelled, held)
 
     def next_leg(self, plan: Plan) -> SplicedLeg:
         return SplicedLeg(self, Splice(plan, self.fold(), self.asked))

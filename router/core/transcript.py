@@ -79,9 +79,9 @@ class Choice:
     def say(self, channel: str, text: str) -> None:
         self.channels.setdefault(channel, bytearray()).extend(text.encode())
 
-    def stand(self) -> None:
-        """Mark that here no text is held back."""
-        self.mark = Mark(len(self.ids), len(self.main), self.entries, self.offset)
+    def stand(self, held: int = 0) -> None:
+        """Mark that here no text is held back, but for that of the last `held` ids."""
+        self.mark = Mark(len(self.ids) - held, len(self.main), self.entries, self.offset)
 
     def cut_back(self) -> None:
         """Forget the ids whose text was held back, and that nobody has seen."""

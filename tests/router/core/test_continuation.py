@@ -241,6 +241,23 @@ class TestSettle:
         settle(transcript, {0: "bc\ufffd"})
         assert {0: [8, 9]} == unsettled(transcript)
 
+    def test_ids_behind_a_bundle_whose_text_is_held_back_are_left_out(self):
+        asked = chat()
+        transcript = folded(asked, *self.EVENTS[:2], event(said="bc", ids=[8, 9, 10]))
+        settle(transcript, {0: "bc\ufffd"})
+        assert {0: [8, 9]} == unsettled(transcript, 1)
+        settle(transcript, {0: "bc"}, 1)
+        assert {} == unsettled(transcript)
+        made = plan(asked, transcript, sent=b"")
+        assert [1, 2, 3, 7, 8, 9] == json.loads(made.body)["prompt"]
+        assert (Way.IDS, 1) == (made.way, made.redone_tokens)
+
+    def test_where_logprobs_are_counted_nothing_is_left_out(self):
+        transcript = folded(chat(logprobs=True), ROLE, event(said="bc", ids=[8, 9]))
+        transcript.choices[0].entries = 2
+        assert {0: [8, 9]} == unsettled(transcript)
+        assert {} == unsettled(transcript, 1)
+
     def test_a_blank_that_only_a_tokenizer_knows_of_is_no_difference_at_the_start(self):
         transcript = folded(chat(), ROLE, event(said="bc", ids=[8, 9]))
         settle(transcript, {0: " bc"})
