@@ -53,7 +53,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 VIEW_LIMIT_S = 10.0
-"""A worker whose siblings serve waits this long for the registry before it takes connections with an empty view."""
+"""A worker waits this long for the registry before it takes connections with an empty view: siblings may know more,
+and a probe that asked one of them would be told that the port is ready."""
 POLL_S = 0.02
 
 
@@ -181,7 +182,7 @@ class RouterApp:
                         end_streams=self.attempts.end_all,
                     )
                 )
-                if self.member is not None and self.member.post.waits:
+                if self.member is not None:
                     await self._known()
                 await self.server.serve(sockets=[self.listener])
                 raise Stopped

@@ -29,16 +29,14 @@ class Post(msgspec.Struct, frozen=True):
     name: str
     listener: int
     channel: int
-    waits: bool
-    """Take connections only when the fleet is known: others serve meanwhile."""
 
     @classmethod
     def read(cls, text: str) -> Post:
-        name, listener, channel, waits = text.split(",")
-        return cls(name, int(listener), int(channel), waits == "1")
+        name, listener, channel = text.split(",")
+        return cls(name, int(listener), int(channel))
 
     def write(self) -> str:
-        return f"{self.name},{self.listener},{self.channel},{int(self.waits)}"
+        return f"{self.name},{self.listener},{self.channel}"
 
 
 class Member:

@@ -46,7 +46,7 @@ WORKER_FLAG = "--as-worker"
 class Worker:
     """One process."""
 
-    def __init__(self, slot: Slot, *, waits: bool) -> None:
+    def __init__(self, slot: Slot) -> None:
         self.name = slot.name
         self.started = asyncio.get_running_loop().time()
         self.ready = asyncio.Event()
@@ -55,7 +55,7 @@ class Worker:
         """Its figures when last asked."""
         self.answers: dict[int, asyncio.Future[Told]] = {}
         self._end, theirs = socket.socketpair()
-        post = Post(self.name, slot.listener.fileno(), theirs.fileno(), waits)
+        post = Post(self.name, slot.listener.fileno(), theirs.fileno())
         self.process = subprocess.Popen(
             [*slot.command, WORKER_FLAG, post.write()],
             stdin=subprocess.DEVNULL,
@@ -137,7 +137,7 @@ class Parent:
         loop.add_signal_handler(signal.SIGHUP, self._asked_to_replace)
         async with asyncio.TaskGroup() as group:
             for slot in self._slots:
-                self._start(slot, group, waits=False)
+                self._start(slot, group)
             replacing = group.create_task(self._replace_all(group))
             await self._stopping.wait()
             replacing.cancel()
@@ -145,8 +145,8 @@ class Parent:
                 await asyncio.gather(*(worker.ended.wait() for worker in self._workers))
         return self._exit_code
 
-    def _start(self, slot: Slot, group: asyncio.TaskGroup, *, waits: bool) -> Worker:
-        worker = Worker(slot, waits=waits)
+    def _start(self, slot: Slot, group: asyncio.TaskGroup) -> Worker:
+        worker = Worker(slot)
         self._workers.append(worker)
         if slot.current is None and slot.successor is None:
             slot.current = worker
@@ -195,7 +195,7 @@ class Parent:
             async with asyncio.timeout(delay_s):
                 await self._stopping.wait()
         if not self._stopping.is_set():
-            self._start(slot, group, waits=True)
+            self._start(slot, group)
 
     async def _replace_all(self, group: asyncio.TaskGroup) -> None:
         """At each wish one slot after the other: a successor first, then the old worker retires."""
@@ -211,7 +211,7 @@ class Parent:
                 log.info("all workers are replaced")
 
     async def _replaced(self, slot: Slot, group: asyncio.TaskGroup) -> bool:
-        worker = slot.successor = self._start(slot, group, waits=True)  # `current` is still the old one
+        worker = slot.successor = self._start(slot, group)  # `current` is still the old one
         ready = group.create_task(worker.ready.wait())
         ended = group.create_task(worker.ended.wait())
         await asyncio.wait((ready, ended), timeout=READY_LIMIT_S, return_when=asyncio.FIRST_COMPLETED)
