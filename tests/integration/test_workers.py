@@ -37,6 +37,7 @@ class House:
         self.directory = directory
         self.registry_port = registry_port
         self.log = directory / "log"
+        self.config = directory / "router.toml"
         self.go = asyncio.Event()
         """Lets streams go on after their first event."""
         self.engine = Engine(self._play)
@@ -142,7 +143,8 @@ async def house(directory: Path) -> AsyncIterator[tuple[House, subprocess.Popen[
         home = House(directory, registry_port)
         async with home.engine:
             await fill(home)
-            parent = home.start()
+            home.config.write_text("[router]\n")
+            parent = home.start("--config", str(home.config))
             try:
                 await until(lambda: "workers on" in home.log.read_text(), LIMIT_S)
                 home.port = int(re.findall(r"workers on 127.0.0.1:(\d+)", home.log.read_text())[0])
@@ -258,6 +260,17 @@ async def test_a_rolling_restart_refuses_no_connection_and_breaks_no_stream(tmp_
         assert {200} == set(answers)
         assert not set(before.values()) & set(home.pids().values())
         assert 0.0 == (await home.metrics())["switchyard_worker_restarts_total"]
+
+
+async def test_workers_stay_when_the_new_settings_do_not_serve(tmp_path: Path) -> None:
+    async with house(tmp_path) as (home, parent):
+        before = home.all_pids()
+        home.config.write_text("[router]\nregoin = 'eu'\n")
+        os.kill(parent.pid, signal.SIGHUP)
+        await until(lambda: "does not serve" in home.log.read_text(), LIMIT_S)
+        await home.gone(home.all_pids()[2:])
+        assert [True, True] == [alive(pid) for pid in before]
+        await home.await_workers()
 
 
 async def test_one_signal_lets_streams_end_and_the_port_refuses_meanwhile(tmp_path: Path) -> None:
