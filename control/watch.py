@@ -69,7 +69,8 @@ class RegionKeeper:
             await asyncio.sleep(REGION_CHECK_S)
 
     async def _keep(self) -> None:
-        urls = tuple(r.url for r in self._watch.fleet.of(Router) if r.region == self._region)
+        # Workers of one router share its URL.
+        urls = tuple(sorted({r.url for r in self._watch.fleet.of(Router) if r.region == self._region}))
         try:
             entry = await self._registry.get(key(Region(region=self._region)))
             before = decode(Region, entry.value) if entry else Region(region=self._region)

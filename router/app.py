@@ -100,7 +100,6 @@ class RouterApp:
             meter=self.meter,
             observers=[self.recent.note, *([self.tracer.finish] if self.tracer else [])],
             instruments=self.instruments,
-            draining=lambda: self.shutdown.draining,
             settings=settings,
         )
         self.server = self._make_server(rng)

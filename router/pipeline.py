@@ -41,7 +41,6 @@ class Pipeline:
         meter: Meter,
         observers: Sequence[Callable[[Call], None]],
         instruments: Instruments,
-        draining: Callable[[], bool],
         settings: RouterSettings,
     ) -> None:
         self._view = view
@@ -49,7 +48,6 @@ class Pipeline:
         self._meter = meter
         self._observers = observers
         self._instruments = instruments
-        self._draining = draining
         self._settings = settings
         self._clock = asyncio.get_running_loop().time
 
