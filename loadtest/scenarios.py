@@ -173,7 +173,7 @@ def _honest(exchange: Exchange, answer: answers.Answer) -> str:
     if exchange.error and not answer.done and exchange.error != "aborted":
         return f"a broken connection after {len(answer.texts.get(0, ''))} characters"
     if not answer.done and exchange.status == 200:
-        return "no [DONE]" if 0 not in answer.ends else ""
+        return "no [DONE]" if 0 not in answer.ends or answer.texts.get(0) == TEXT else ""
     return ""
 
 

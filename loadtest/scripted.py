@@ -186,6 +186,9 @@ class Engine:
                 await writer.drain()
         except (asyncio.IncompleteReadError, ConnectionError, asyncio.CancelledError):
             pass
+        except RuntimeError:  # uvloop's word for writing to a connection that the router has closed
+            if not writer.is_closing():
+                raise
         finally:
             self._open.discard(writer)
             writer.close()
