@@ -25,7 +25,8 @@ from tests.vllm.house import House
 from tests.vllm.kinds import Kind
 from tests.vllm.servers import VllmServer, tiny_model
 
-AS_IT_SHOULD_BE = ("exact", "fair", "unsteady engine")
+AS_IT_SHOULD_BE = ("exact", "fair", "unsteady engine", "exact but for a lost usage")
+"""The last where the break took the usage event alone, and no ids are there to count: router/core/RESUME.md, limits."""
 
 
 @dataclass
@@ -124,6 +125,8 @@ class Trial:
             wrong = difference(reference.answer, got)
             if wrong and not (reference.steady and await self._steady(reference)):
                 return "unsteady engine", wrong
+            if reference.kind.fields.get("echo") and not difference(reference.answer | {"usage": []}, got):
+                return "exact but for a lost usage", wrong
             return ("differs", wrong) if wrong else ("exact", "")
         if first is not None and msgspec.json.decode(first.body).get("seed") is not None:
             wrong = difference(await self._unbroken(first, reference.kind), got)
