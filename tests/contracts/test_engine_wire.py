@@ -1,8 +1,9 @@
 """What an engine's wire looks like: facts that real vLLM and the simulated engine must both satisfy.
 
-The simulated engine is started here. A real one is used when SWITCHYARD_TEST_VLLM_URL names it (`pytest -m vllm`),
-started with --enable-prompt-tokens-details, --enable-auto-tool-choice, --tool-call-parser hermes and
-VLLM_SERVER_DEV_MODE=1. The last tests hold the simulated engine to the shapes in recordings of the real one.
+The simulated engine is started here. The real one (`pytest -m vllm`) is that of tests/vllm, or the one that
+SWITCHYARD_TEST_VLLM_URL names, started with --enable-prompt-tokens-details, --enable-auto-tool-choice,
+--tool-call-parser hermes and VLLM_SERVER_DEV_MODE=1. The last tests hold the simulated engine to the shapes in
+recordings of the real one.
 """
 
 from __future__ import annotations
@@ -47,12 +48,10 @@ def simulated_url() -> Iterator[str]:
     yield from _simulated("--model", "tiny", "--max-model-len", "2048", "--enable-request-id-headers")
 
 
-@pytest.fixture(scope="module")
-def vllm_url() -> str:
-    url = os.environ.get("SWITCHYARD_TEST_VLLM_URL", "")
-    if not url:
-        pytest.skip("SWITCHYARD_TEST_VLLM_URL is not set: start a vLLM and say where it is")
-    return url.rstrip("/")
+@pytest.fixture
+def vllm_url(request: pytest.FixtureRequest) -> str:
+    url = os.environ.get("SWITCHYARD_TEST_VLLM_URL", "") or request.getfixturevalue("vllm_urls")[0]
+    return str(url).rstrip("/")
 
 
 @pytest.fixture(params=["simulated", pytest.param("vllm", marks=pytest.mark.vllm)])
