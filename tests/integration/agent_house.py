@@ -166,6 +166,12 @@ class AgentHouse:
         for pid in self.pids:
             if alive(pid):
                 os.kill(pid, signal.SIGKILL)
+        for path in self.path.glob("state/engines/*/state.json"):
+            # Agent, keeper and warden all died above: what they watched over (an engine core too) is ours to end.
+            state = msgspec.json.decode(path.read_bytes())
+            with contextlib.suppress(ProcessLookupError):
+                if state["phase"] == "running":
+                    os.killpg(state["pgid"], signal.SIGKILL)
         await self.client.close()
         assert "Traceback" not in self.log(), self.log()
 
