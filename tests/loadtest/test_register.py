@@ -6,8 +6,11 @@ import asyncio
 import hashlib
 
 import grpc.aio
+import pytest
 
-from loadtest.register import Enrolment, access, records, registered
+from loadtest.processes import free_port
+from loadtest.register import Enrolment, main, records, registered
+from loadtest.voice import access
 from tests.loadtest.server import engine
 from wire.memory import MemoryRegistry
 from wire.records import ApiKey, ModelState, Node, Replica, Tenant, decode, prefix
@@ -28,12 +31,21 @@ def test_there_is_a_ready_replica_per_engine_on_one_node() -> None:
 
 
 def test_the_key_is_registered_as_its_hash_only() -> None:
-    tenant, key = access(ENROLMENT)
+    tenant, key = access(ENROLMENT.api_key)
     assert isinstance(tenant, Tenant)
     assert isinstance(key, ApiKey)
     assert (hashlib.sha256(b"sk-1").hexdigest(), tenant.tenant) == (key.sha256, key.tenant)
     assert "sk-1" not in repr(key)
-    assert [] == access(Enrolment(engines=(), model="m"))
+    assert [] == access("")
+
+
+def test_a_registry_that_does_not_answer_is_named_and_waited_for_no_longer_than_told(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    port = free_port()
+    what = ("--engines", "127.0.0.1:9001", "--model", "bench")
+    assert 1 == main(["--registry", f"127.0.0.1:{port}", "--wait", "0.2", *what])
+    assert f"the registry at 127.0.0.1:{port} did not answer within 0.2 s" in capfd.readouterr().err
 
 
 async def test_records_are_there_while_the_context_lasts_and_reports_count_what_runs() -> None:
