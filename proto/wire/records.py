@@ -36,6 +36,19 @@ class Task(enum.StrEnum):
     EMBED = "embed"
 
 
+class AdmissionClass(enum.StrEnum):
+    """How requests of a model wait where their clients name no limit, once the replicas are under pressure."""
+
+    INTERACTIVE = "interactive"
+    """Refused when a first token would have to wait longer than 10 s."""
+    STANDARD = "standard"
+    """As long as the router's setting `admission_wait_s` says."""
+    BATCH = "batch"
+    """Up to 10 minutes, behind the others of its tenants' priority, and shed first."""
+    NONE = "none"
+    """Never held back, shed or refused by the router: engines queue."""
+
+
 class Record(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """A value in the registry. `VERSION` grows only when old readers would misread a new record."""
 
@@ -127,6 +140,7 @@ class ModelPolicy(Record, frozen=True, kw_only=True):
     """For a LoRA adapter: the base model whose replicas serve it."""
     fallback: str = ""
     """Another model to answer with when none is warm and the client allows it."""
+    admission: AdmissionClass = AdmissionClass.STANDARD
     first_token_limit_s: float = 600.0
     between_tokens_limit_s: float = 60.0
     total_limit_s: float = 3600.0
