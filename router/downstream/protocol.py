@@ -27,13 +27,14 @@ HEAD_LIMIT_BYTES = 32 * 1024
 class DirectStream:
     """One response, written straight to the client's transport. The contract is `ClientStream`'s."""
 
-    __slots__ = ("_chunked", "_cycle", "_head", "_task", "gone", "on_pause", "on_resume", "started")
+    __slots__ = ("_chunked", "_cycle", "_head", "_task", "gone", "on_lost", "on_pause", "on_resume", "started")
 
     def __init__(self, cycle: RequestResponseCycle) -> None:
         self.gone = False
         self.started = False
         self.on_pause: Callable[[], None] = _ignore
         self.on_resume: Callable[[], None] = _ignore
+        self.on_lost: Callable[[], None] | None = None
         self._cycle = cycle
         self._head = b""
         self._chunked = False
@@ -109,10 +110,19 @@ class DirectStream:
             cycle.transport.close()
         cycle.on_response()
 
+    def cut(self, data: bytes) -> None:
+        self._cycle.keep_alive = False
+        self.end(data)
+        self.gone, self.on_lost = True, None
+        if self._cycle.transport.get_write_buffer_size():  # half open, or too slow: closing would wait for it
+            self._cycle.transport.abort()
+
     def lost(self) -> None:
         """The connection is gone: wake whoever serves the request, wherever it waits."""
         self.gone = True
-        if self._task is not None:
+        if self.on_lost is not None:
+            self.on_lost()
+        elif self._task is not None:
             self._task.cancel("client left")
 
     def _framed(self, data: bytes) -> bytes:

@@ -32,6 +32,8 @@ class ClientStream(Protocol):
     """Status and headers are out: from here on only whole events may follow."""
     on_pause: Callable[[], None]
     on_resume: Callable[[], None]
+    on_lost: Callable[[], None] | None
+    """Where it is set, a client that leaves is told here, and the handler goes on."""
 
     async def serve(self, handler: Callable[[], Awaitable[None]]) -> None:
         """Run the handler. A client that leaves cancels it, and that is no error."""
@@ -48,6 +50,10 @@ class ClientStream(Protocol):
     def write(self, data: bytes) -> None: ...
 
     def end(self, data: bytes = b"") -> None: ...
+
+    def cut(self, data: bytes) -> None:
+        """End with these bytes, wait for nobody to read them, and let the handler go on without this client."""
+        ...
 
 
 def too_large(limit_bytes: int) -> Refused:
@@ -90,6 +96,7 @@ class AsgiStream:
         self.started = False
         self.on_pause: Callable[[], None] = _ignore
         self.on_resume: Callable[[], None] = _ignore
+        self.on_lost: Callable[[], None] | None = None
         self._scope = scope
         self._receive = receive
         self._send = send
@@ -128,6 +135,10 @@ class AsgiStream:
     def end(self, data: bytes = b"") -> None:
         self._put(data, more=False)
 
+    def cut(self, data: bytes) -> None:
+        self.end(data)
+        self.gone, self.on_lost = True, None
+
     def _put(self, data: bytes, *, more: bool) -> None:
         self._buffered_bytes += len(data)
         self._queue.put_nowait({"type": "http.response.body", "body": data, "more_body": more})
@@ -154,7 +165,11 @@ class AsgiStream:
         await self._body_read.wait()
         while (await self._receive())["type"] != "http.disconnect":
             pass
-        if not work.done():
-            self.gone = True
+        if work.done() or self.gone:
+            return
+        self.gone = True
+        pump.cancel()
+        if self.on_lost is not None:
+            self.on_lost()
+        else:
             work.cancel()
-            pump.cancel()
