@@ -25,10 +25,13 @@ from router.core.model import Candidate, Decision, Fleet, LoadReport, Shape, Ver
 from router.core.pick import Found, find, why_out
 from router.core.policies import DEFAULT, POLICIES, Policy
 from router.core.policies.base import Rng
+from router.core.pressure import ahead_ms
 from router.core.score import CONTEXT, TOKEN, Ask
 from router.core.stall import Heard
 from router.core.verdicts import Picked
 
+OUTPUT_WORK = 2.0
+"""An output token weighs as much as so many of the prompt, where tenants take turns [VTC]."""
 INDEX_CHECK = 64
 """Sends between two looks at the size of all prefix indexes."""
 
@@ -117,6 +120,28 @@ class CoreDispatcher:
             changed=self._belief.changed,
             now=now,
         )
+
+    # Admission
+
+    def pool(self, model: str, *, embedding: bool) -> tuple[str, bool]:
+        """Those that wait for the same replicas have the same pool (admission.Pool)."""
+        return self._belief.base(model), embedding
+
+    def ahead_ms(self, pool: tuple[str, bool], now: float) -> float:
+        """Expected wait behind others, where it is shortest (pressure.py); 0 where nobody could serve."""
+        group = self._belief.groups.get(pool)
+        return ahead_ms(group, now) if group else 0.0
+
+    def work_tokens(self, decision: Decision, shape: Shape) -> float:
+        """What the request costs those that queue with it: prompt tokens to compute, and twice the expected output."""
+        output = self._lengths.expected(shape.model, shape.tenant, limit=shape.max_tokens)
+        return decision.uncached_tokens + OUTPUT_WORK * max(1, shape.choices) * (0.0 if shape.embedding else output)
+
+    def note(self, request_id: str, what: str, now: float) -> None:
+        """Beside the last decision about the request, for `why`."""
+        record = self._records.last(request_id)
+        if record is not None:
+            record.events.append((now, what))
 
     # Questions
 

@@ -167,6 +167,26 @@ class Dispatcher(Protocol):
 
     def begin(self, decision: Decision, shape: Shape, now: float) -> Flight: ...
 
+    def pool(self, model: str, *, embedding: bool) -> tuple[str, bool]:
+        """Those that wait for the same replicas have the same pool."""
+        ...
+
+    def ahead_ms(self, pool: tuple[str, bool], now: float) -> float:
+        """Expected wait of a new request behind others, where it is shortest; 0 where nobody could serve."""
+        ...
+
+    def work_tokens(self, decision: Decision, shape: Shape) -> float:
+        """What the request costs those that queue with it."""
+        ...
+
+    def note(self, request_id: str, what: str, now: float) -> None:
+        """Beside the last decision about the request, for `why`."""
+        ...
+
+    def observe_rtt(self, node: str, rtt_s: float) -> None:
+        """Of any small exchange with the node."""
+        ...
+
     def explain(self, shape: Shape, *, now: float) -> list[Candidate]:
         """Every replica of the model with its terms, best first; for `why`, not for the hot path."""
         ...
