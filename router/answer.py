@@ -10,7 +10,7 @@ from router.attempt import explanation
 from router.call import Call
 from router.core.errors import Code, Refused, error_json, row
 from router.core.events import error_event
-from router.downstream.stream import ClientStream
+from router.downstream.stream import Outlet
 
 
 class Answer(msgspec.Struct, kw_only=True):
@@ -21,7 +21,7 @@ class Answer(msgspec.Struct, kw_only=True):
     """Of an error, for records."""
     retry_after_s: float = 0.0
 
-    def finish(self, call: Call, client: ClientStream) -> None:
+    def finish(self, call: Call, client: Outlet) -> None:
         """Send what is left. To a client that has nothing yet, that is the whole answer."""
         if client.gone:
             return
@@ -37,7 +37,7 @@ class Answer(msgspec.Struct, kw_only=True):
         client.end(self.data)
 
 
-def refused_answer(refused: Refused, client: ClientStream) -> Answer:
+def refused_answer(refused: Refused, client: Outlet) -> Answer:
     """An error as JSON, or as the last event of a stream that has begun."""
     if client.started:
         return broken_answer(refused.code, refused.message)

@@ -22,7 +22,7 @@ from router.core.limits import Patience
 from router.core.model import Decision, Dispatcher, Ending, Flight
 from router.core.usage import Usage
 from router.core.usage import read as read_usage
-from router.downstream.stream import ClientStream
+from router.downstream.stream import Outlet
 from router.relay import Limits, Relay
 from router.resume import FirstLeg, SplicedLeg, Story, WholeLeg
 from router.settings import RouterSettings
@@ -108,7 +108,7 @@ class Attempts:
         self.moving: Collection[str] = ()
         """Replicas that are drained at once."""
 
-    async def run(self, call: Call, client: ClientStream, job: Job) -> Relay:
+    async def run(self, call: Call, client: Outlet, job: Job) -> Relay:
         """Return the relay when its outcome is settled. Cancelled when the client leaves."""
         assert call.shape is not None
         started = self._clock()
@@ -162,7 +162,7 @@ class Attempts:
             if job.replica.replica in self.moving and (not relay.attempt.first_token or job.movable()):
                 relay.stop(Code.MOVED, "the replica is being drained")
 
-    def _relay(self, call: Call, client: ClientStream, job: Job, attempt: Attempt, flight: Flight) -> Relay:
+    def _relay(self, call: Call, client: Outlet, job: Job, attempt: Attempt, flight: Flight) -> Relay:
         def start() -> None:
             if job.rival is not None:
                 job.rival.leads()

@@ -24,7 +24,7 @@ from router.core.errors import Code, Refused, row
 from router.core.model import Decision
 from router.core.obstacles import needs_seed
 from router.core.retry import RetryBudget
-from router.downstream.stream import ClientStream
+from router.downstream.stream import Outlet
 from router.fleet.view import View
 from router.placement import Placement
 from router.race import Hedging, Race
@@ -65,7 +65,7 @@ class Failover:
         self._rng = rng
         self._clock = asyncio.get_running_loop().time
 
-    async def serve(self, call: Call, client: ClientStream) -> Answer:
+    async def serve(self, call: Call, client: Outlet) -> Answer:
         """Return how the answer ends; its last bytes are not sent yet. Raises Refused when nobody could serve it."""
         self._budget.deposit(self._clock())
         tried: set[str] = set()
@@ -93,7 +93,7 @@ class Failover:
             if self._clock() > call.patience.first_token_until or not self._may_retry(relay.attempt.code, len(tried)):
                 raise failed
 
-    async def _continue(self, call: Call, client: ClientStream, story: Story, broken: Relay) -> Answer:
+    async def _continue(self, call: Call, client: Outlet, story: Story, broken: Relay) -> Answer:
         """Go on with a stream that broke, on any replica that can, until it ends or nothing helps."""
         assert call.shape is not None
         tried = {broken.attempt.replica.replica}
@@ -135,7 +135,7 @@ class Failover:
             return True
         return row(code).retry and tried < self._settings.attempts_limit and self._budget.withdraw(self._clock())
 
-    def _race(self, call: Call, client: ClientStream, job: Job, tried: set[str]) -> Race | None:
+    def _race(self, call: Call, client: Outlet, job: Job, tried: set[str]) -> Race | None:
         """Where policy allows a hedge, and the request is not one that may wait."""
         assert call.shape is not None
         if not job.policy.hedge or call.shape.priority < 0:

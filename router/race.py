@@ -16,7 +16,7 @@ from router.core import hedge
 from router.core.errors import Code
 from router.core.hedge import HedgeBudget
 from router.core.model import Decision, Dispatcher
-from router.downstream.stream import ClientStream
+from router.downstream.stream import Outlet
 from router.fleet.view import View
 from router.placement import Placement
 from router.relay import Relay
@@ -62,7 +62,7 @@ class Race:
         self,
         hedging: Hedging,
         call: Call,
-        client: ClientStream,
+        client: Outlet,
         *,
         first: Job,
         tried: set[str],

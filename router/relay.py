@@ -17,7 +17,7 @@ from router.core import events, stall
 from router.core.errors import Code
 from router.core.events import EventTooLarge, Seen, Splitter, Trouble
 from router.core.seam import Diverged
-from router.downstream.stream import ClientStream
+from router.downstream.stream import Outlet
 from router.upstream.connection import EngineConnection, Headers
 
 _TROUBLE = {
@@ -55,7 +55,7 @@ class Relay:
     def __init__(
         self,
         attempt: Attempt,
-        client: ClientStream,
+        client: Outlet,
         *,
         editor: Editor,
         choices: int,

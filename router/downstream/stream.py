@@ -25,13 +25,28 @@ HIGH_WATER_BYTES = 64 * 1024
 def _ignore() -> None: ...
 
 
-class ClientStream(Protocol):
+class Outlet(Protocol):
+    """Where an answer goes."""
+
     gone: bool
     """The client left. Nothing more can be delivered."""
     started: bool
     """Status and headers are out: from here on only whole events may follow."""
     on_pause: Callable[[], None]
     on_resume: Callable[[], None]
+
+    def start(self, status: int, headers: Headers, *, length: int | None = None) -> None:
+        """`length` of the whole body, None for a stream."""
+        ...
+
+    def write(self, data: bytes) -> None: ...
+
+    def end(self, data: bytes = b"") -> None: ...
+
+
+class ClientStream(Outlet, Protocol):
+    """One request of a client, on one connection."""
+
     on_lost: Callable[[], None] | None
     """Where it is set, a client that leaves is told here, and the handler goes on."""
 
@@ -42,14 +57,6 @@ class ClientStream(Protocol):
     async def read_body(self, limit_bytes: int) -> bytes:
         """Raises Refused when the body is larger than the limit; cancelled when the client leaves."""
         ...
-
-    def start(self, status: int, headers: Headers, *, length: int | None = None) -> None:
-        """`length` of the whole body, None for a stream."""
-        ...
-
-    def write(self, data: bytes) -> None: ...
-
-    def end(self, data: bytes = b"") -> None: ...
 
     def cut(self, data: bytes) -> None:
         """End with these bytes, wait for nobody to read them, and let the handler go on without this client."""
