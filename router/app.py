@@ -276,6 +276,9 @@ class RouterApp:
             "switchyard_nodes_reporting": Gauge("Nodes whose load stream is up", len(self.loads.connected), each),
             "switchyard_journal_records": Gauge("Usage records written", self.journal.written, total),
             "switchyard_journal_pending": Gauge("Usage records waiting for the disk", self.journal.pending),
+            "switchyard_journal_blocked": Gauge(
+                "1 while usage records cannot be written", float(self.journal.blocked), each
+            ),
             "switchyard_journal_lost": Gauge("Usage records dropped: the disk was full", self.journal.lost, total),
         }
 
