@@ -152,10 +152,8 @@ class Router:
         self.app = app
         self.registry = registry
         self.client = client
-
-    @property
-    def port(self) -> int:
-        return int(self.app.listener.getsockname()[1])
+        # Asked once: a router that has begun to leave has no listener to ask.
+        self.port = int(app.listener.getsockname()[1])
 
     async def put(self, *records: Record) -> None:
         for record in records:
