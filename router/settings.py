@@ -60,8 +60,9 @@ class RouterSettings(Settings, frozen=True, kw_only=True):
         str, Meta(description="OTLP/HTTP receiver such as http://127.0.0.1:4318; empty: no spans")
     ] = ""
     trace_ratio: Annotated[
-        float, Meta(ge=0, le=1, description="share of ordinary requests traced; errors and retries always are")
-    ] = 1.0
+        float,
+        Meta(ge=0, le=1, description="share of ordinary requests traced; errors, retries and slow ones always are"),
+    ] = 0.1
     trace_slow_s: Annotated[float, Meta(ge=0, description="requests slower than this are always traced")] = 10.0
     log_level: Annotated[str, Meta(description="debug, info, warning or error")] = "info"
     log_requests: Annotated[bool, Meta(description="one log line per request (never its content)")] = False

@@ -1,7 +1,7 @@
 """What the router answers to: OpenAI's paths, probes, metrics, and a 404 of OpenAI's shape for the rest of /v1.
 
-Starlette routes. The three model endpoints are plain ASGI applications, so that the walk can take the short way to the
-client; the others are ordinary handlers.
+The three model endpoints are plain ASGI applications in front of Starlette, so that the walk can take the short way to
+the client; everything else is Starlette's routes and ordinary handlers.
 """
 
 from __future__ import annotations
@@ -164,7 +164,20 @@ class Pages:
         return refusal(Refused(Code.NOT_FOUND, message))
 
 
-def make_app(endpoints: dict[str, ModelEndpoint], pages: Pages) -> Starlette:
+class Front:
+    """The ASGI application: requests that reach engines go straight to their endpoint, all others through Starlette,
+    whose chain of middleware would cost a plain request more than its validation."""
+
+    def __init__(self, endpoints: dict[str, ModelEndpoint], others: Starlette) -> None:
+        self._endpoints = endpoints
+        self._others = others
+
+    def __call__(self, scope: Message, receive: Receive, send: Send) -> Awaitable[None]:
+        endpoint = self._endpoints.get(scope["path"]) if scope["method"] == "POST" else None
+        return (endpoint or self._others)(scope, receive, send)
+
+
+def make_app(endpoints: dict[str, ModelEndpoint], pages: Pages) -> Front:
     async def wrong_method(request: Request, error: Exception) -> Response:
         message = f"{request.method} is not allowed for {request.url.path}."
         return refusal(Refused(Code.METHOD_NOT_ALLOWED, message))
@@ -184,7 +197,8 @@ def make_app(endpoints: dict[str, ModelEndpoint], pages: Pages) -> Starlette:
         Route("/metrics", pages.metrics, methods=["GET"]),
         Route("/admin/why/{request_id}", pages.why, methods=["GET"]),
     ]
-    return Starlette(routes=routes, exception_handlers={404: not_found, 405: wrong_method, 500: broken})
+    others = Starlette(routes=routes, exception_handlers={404: not_found, 405: wrong_method, 500: broken})
+    return Front(endpoints, others)
 
 
 def json(value: object, *, status: int = 200) -> Response:

@@ -69,6 +69,7 @@ class RouterServer(uvicorn.Server):
 def make_server(app: Any, settings: RouterSettings, *, on_signal: Callable[[], None]) -> RouterServer:
     config = uvicorn.Config(
         app,
+        interface="asgi3",
         http=type("BoundProtocol", (RouterProtocol,), _limits(settings)),
         ws="none",
         lifespan="off",

@@ -100,7 +100,10 @@ async def test_no_prompt_and_no_answer_is_in_any_span() -> None:
         await exchange.stream([event('{"error": {"message": "secret answer", "code": 500}}')])
 
     async with receiver() as otlp:
-        async with router_with(plays, says, otlp_endpoint=f"http://127.0.0.1:{otlp.port}") as (router, _):
+        async with router_with(plays, says, otlp_endpoint=f"http://127.0.0.1:{otlp.port}", trace_ratio=1.0) as (
+            router,
+            _,
+        ):
             for _ in range(4):
                 await router.chat(messages=[{"role": "user", "content": "secret question"}])
         text = "".join(str(s) for s in otlp.spans)
