@@ -220,6 +220,7 @@ class Attempts:
                 await relay.done
             finally:
                 answered = connection.answered
+                relay.detach()
                 self._pool.release(connection)
             if not kept or answered or relay.attempt.code is not Code.ENGINE_BROKE:
                 return

@@ -17,7 +17,7 @@ from router.core import events, stall
 from router.core.errors import Code
 from router.core.events import EventTooLarge, Seen, Splitter, Trouble
 from router.core.seam import Diverged
-from router.downstream.stream import Outlet
+from router.downstream.stream import Outlet, _ignore
 from router.upstream.connection import EngineConnection, Headers
 
 _TROUBLE = {
@@ -103,6 +103,11 @@ class Relay:
         if self._connection is not None:
             self._client.on_pause = self._connection.pause
             self._client.on_resume = self._connection.resume
+
+    def detach(self) -> None:
+        """The connection goes to others: a client that gets slow must not stop theirs."""
+        if self._connection is not None and self._client.on_pause == self._connection.pause:
+            self._client.on_pause = self._client.on_resume = _ignore
 
     def again(self) -> None:
         """The same request goes out once more, on a fresh connection: nothing of the first try was answered."""

@@ -9,7 +9,19 @@ import socket
 
 import pytest
 
-from tests.router.harness import ANSWER, DONE, KEY, Exchange, Router, chat_body, chat_event, plays, router_with, until
+from tests.router.harness import (
+    ANSWER,
+    DONE,
+    KEY,
+    WHOLE,
+    Exchange,
+    Router,
+    chat_body,
+    chat_event,
+    plays,
+    router_with,
+    until,
+)
 from wire.records import ModelState
 
 SHOWN = b"".join([*ANSWER[:3], DONE])
@@ -123,6 +135,22 @@ async def test_a_slow_reader_stops_the_engine_and_does_not_fill_the_router() -> 
             buffered = [p.transport.get_write_buffer_size() for p in router.app.server.protocols]
             assert 1_000_000 > sum(buffered)
         await settled(router)
+
+
+async def test_a_client_too_slow_for_its_answers_end_does_not_stop_the_next_one_on_that_engines_connection() -> None:
+    large = b'{"x":"' + b"x" * 16_000_000 + b'"}'
+
+    async def answers(exchange: Exchange) -> None:
+        await exchange.answer(200, large if len(engines[0].exchanges) == 1 else WHOLE)
+
+    async with router_with(answers) as (router, engines):
+        with socket.socket() as client:
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            client.connect(("127.0.0.1", router.port))
+            client.sendall(request_bytes(stream=False))
+            await until(lambda: router.app.pool.idle_count == 1)
+            assert WHOLE == (await router.chat(stream=False)).content
+        assert (1, 2) == (engines[0].connections, len(engines[0].exchanges))
 
 
 async def test_pipelined_requests_are_answered_in_order() -> None:
