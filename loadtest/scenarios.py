@@ -1,7 +1,8 @@
 """The sixteen faults that failover benchmarks use, played to a router by two scripted engines.
 
     python -m loadtest.scenarios                                  # against Switchyard
-    python -m loadtest.scenarios --only switchyard,nginx,litellm  # beside peers (python -m loadtest.peers install)
+    python -m loadtest.scenarios --only all --table table.md      # beside every peer that is installed, 15 minutes
+    python -m loadtest.scenarios --only switchyard,nginx,litellm  # beside some (python -m loadtest.peers install)
     python -m loadtest.scenarios --url http://127.0.0.1:8000/v1 --key K --ports 9001,9002
 
 With --url the engines listen on the two ports and the router at that address must have them as its upstreams.
@@ -131,6 +132,8 @@ def whole(exchange: Exchange, stage: Stage) -> Told:
     """All of the answer, once, as one stream."""
     answer = answers.read(exchange.text())
     text = answer.texts.get(0, "")
+    if exchange.error == "aborted":
+        return Told(Verdict.FAIL, f"no end within {LIMIT_S:g} s, after {text!r}")
     if exchange.status == 200 and answer.complete and text == TEXT and not answer.oddities and not exchange.error:
         return Told(Verdict.PASS)
     if honest := _honest(exchange, answer):
@@ -170,7 +173,7 @@ def _honest(exchange: Exchange, answer: answers.Answer) -> str:
         return f"status {exchange.status}"
     if answer.error and not answer.done:
         return "an error event"
-    if exchange.error and not answer.done and exchange.error != "aborted":
+    if exchange.error and not answer.done:
         return f"a broken connection after {len(answer.texts.get(0, ''))} characters"
     if not answer.done and exchange.status == 200:
         return "no [DONE]" if 0 not in answer.ends or answer.texts.get(0) == TEXT else ""
@@ -342,6 +345,16 @@ def table(found: dict[str, dict[str, Told]]) -> str:
     return "\n".join([*lines, "| **pass** | " + " | ".join(f"{n} of {len(SCENES)}" for n in totals) + " |"])
 
 
+def summary(found: dict[str, dict[str, Told]]) -> str:
+    """How often each verdict, and which scenes were not passed, a line per contestant."""
+    lines = ["| router | pass | partial | fail | fails at |", "|---|---|---|---|---|"]
+    for name, told in found.items():
+        counts = [sum(one.verdict is verdict for one in told.values()) for verdict in (Verdict.PASS, Verdict.PARTIAL)]
+        failed = [scene for scene, one in told.items() if one.verdict is Verdict.FAIL]
+        lines.append(f"| {name} | {counts[0]} | {counts[1]} | {len(failed)} | {', '.join(failed) or 'none'} |")
+    return "\n".join(lines)
+
+
 def _cell(told: Told | None) -> str:
     if told is None:
         return "not played"
@@ -353,6 +366,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--only", default="switchyard", help="contestants, comma separated; `all` for all that are here"
     )
+    parser.add_argument("--table", type=Path, help="write both tables there too")
     parser.add_argument("--url", default="", help="of a router that runs already")
     parser.add_argument("--key", default="", help="API key for it")
     parser.add_argument("--ports", default="9001,9002", help="where it finds the two engines")
@@ -362,6 +376,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         found[args.url] = uvloop.run(at_url(args.url, args.key, [int(port) for port in args.ports.split(",")]))
     else:
         for contestant in roster.named([] if args.only == "all" else args.only.split(",")):
+            if contestant.name == "direct":
+                continue  # nothing to test
             if missing := contestant.missing():
                 print(f"{contestant.name}: left out, {missing}", file=sys.stderr)
                 continue
@@ -371,7 +387,10 @@ def main(argv: Sequence[str] | None = None) -> int:
                     found[contestant.name] = uvloop.run(against(contestant, Path(at)))
                 except CannotStart as error:
                     print(f"{contestant.name}: left out, {error}", file=sys.stderr)
-    print(table(found))
+    tables = f"{summary(found)}\n\n{table(found)}\n"
+    print(tables)
+    if args.table:
+        args.table.write_text(tables)
     ours = found.get("switchyard", {})
     return 0 if all(told.verdict is Verdict.PASS for told in ours.values()) else 1
 

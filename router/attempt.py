@@ -38,6 +38,7 @@ _ENDINGS = {
     Code.DRAINING: Ending.CANCELLED,
     Code.MOVED: Ending.CANCELLED,
     Code.OUTRUN: Ending.CANCELLED,
+    Code.OVERLOADED: Ending.CANCELLED,
     Code.DIVERGED: Ending.CANCELLED,
     Code.ENGINE_REJECTED: Ending.REJECTED,
     Code.ENGINE_BUSY: Ending.REFUSED,
@@ -128,7 +129,7 @@ class Attempts:
         try:
             await self._exchange(relay, job, self._head(call, job, attempt))
         except ConnectFailed as error:
-            relay.stop(Code.ENGINE_UNREACHABLE, str(error))
+            relay.stop(Code.OVERLOADED if error.ours else Code.ENGINE_UNREACHABLE, str(error))
         except asyncio.CancelledError:
             relay.stop(Code.CLIENT_GONE)
             raise

@@ -34,6 +34,9 @@ class RouterSettings(Settings, frozen=True, kw_only=True):
     event_limit_bytes: Annotated[int, Meta(ge=1024, description="largest single event of a stream")] = 8 * 1024 * 1024
     connections_limit: Annotated[int, Meta(ge=1, description="client connections at once, in each worker")] = 20_000
     keep_alive_limit_s: Annotated[float, Meta(gt=0, description="idle client connections are closed after")] = 75.0
+    client_loss_limit_s: Annotated[
+        float, Meta(ge=2, description="a client that takes nothing, or whose host is silent, for so long is gone")
+    ] = 60.0
     connection_requests_limit: Annotated[int, Meta(ge=1, description="requests served on one client connection")] = 1000
     headers_limit: Annotated[int, Meta(ge=1, description="header lines of a request")] = 100
     request_limit_s: Annotated[float, Meta(gt=0, description="time for a client to send a whole request")] = 60.0

@@ -16,6 +16,7 @@ from typing import Any
 
 import uvicorn
 
+from router.descriptors import clients, raise_limit
 from router.downstream.protocol import RouterProtocol
 from router.settings import RouterSettings
 
@@ -90,7 +91,8 @@ def make_server(app: Any, settings: RouterSettings, *, on_signal: Callable[[], N
 
 def _limits(settings: RouterSettings) -> dict[str, float]:
     return {
-        "connections_limit": settings.connections_limit,
+        "connections_limit": clients(settings.connections_limit, descriptors=raise_limit()),
+        "loss_limit_s": settings.client_loss_limit_s,
         "requests_limit": settings.connection_requests_limit,
         "headers_limit": settings.headers_limit,
         "request_limit_s": settings.request_limit_s,

@@ -11,16 +11,25 @@ import socket
 import ssl
 from collections import deque
 
+from router.descriptors import EXHAUSTED
+from router.silence import notice_loss
 from router.upstream.connection import EngineConnection
 
 IDLE_LIMIT_S = 4.0
 """vLLM's server closes idle connections after 5 s: leave them before it does."""
 IDLE_PER_ENGINE = 256
 CONNECT_LIMIT_S = 3.0
+LOSS_LIMIT_S = 6.0
+"""A host that acknowledges nothing for so long is gone. The kernel answers for an engine that stands still; what it
+does then is judged by core/stall.py."""
 
 
 class ConnectFailed(Exception):  # noqa: N818 - names what happened
-    """The engine's host refused the connection, or did not answer in time."""
+    """The engine's host refused the connection, or did not answer in time. `ours`: this host could not even ask."""
+
+    def __init__(self, message: str, *, ours: bool = False) -> None:
+        super().__init__(message)
+        self.ours = ours
 
 
 class EnginePool:
@@ -52,21 +61,36 @@ class EnginePool:
 
     async def connect(self, address: str, *, tls: bool = False) -> EngineConnection:
         """A new connection. Raises ConnectFailed with a sentence."""
-        host, _, port = address.rpartition(":")
-        loop = asyncio.get_running_loop()
         try:
             async with asyncio.timeout(self._connect_limit_s):
-                transport, connection = await loop.create_connection(
-                    lambda: EngineConnection(address), host.strip("[]"), int(port), ssl=self._tls if tls else None
-                )
+                connection = await self._connect(address, self._tls if tls else None)
         except TimeoutError as error:
             raise ConnectFailed(f"no connection to {address} within {self._connect_limit_s:g} s") from error
         except OSError as error:
-            raise ConnectFailed(f"cannot connect to {address}: {error.strerror or error}") from error
-        if (raw := transport.get_extra_info("socket")) is not None:
-            raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            ours = error.errno in EXHAUSTED
+            raise ConnectFailed(f"cannot connect to {address}: {error.strerror or error}", ours=ours) from error
         self._busy.add(connection)
         return connection
+
+    async def _connect(self, address: str, tls: ssl.SSLContext | None) -> EngineConnection:
+        """Where descriptors have run out, idle connections make room."""
+        host, _, port = address.rpartition(":")
+        loop = asyncio.get_running_loop()
+        while True:
+            try:
+                transport, connection = await loop.create_connection(
+                    lambda: EngineConnection(address), host.strip("[]"), int(port), ssl=tls
+                )
+            except OSError as error:
+                if error.errno not in EXHAUSTED or not self._idle:
+                    raise
+                self._close_idle()
+                await asyncio.sleep(0)  # the loop closes sockets in its next turn
+            else:
+                if (raw := transport.get_extra_info("socket")) is not None:
+                    raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                    notice_loss(raw, LOSS_LIMIT_S)
+                return connection
 
     def release(self, connection: EngineConnection) -> None:
         """Give a connection back. One in the middle of an answer is closed, which cancels the engine's work."""
@@ -98,7 +122,13 @@ class EnginePool:
         return sum(len(waiting) for waiting in self._idle.values())
 
     def close(self) -> None:
-        for connection in (*self._busy, *(c for waiting in self._idle.values() for c in waiting)):
+        for connection in self._busy:
             connection.abort()
         self._busy.clear()
+        self._close_idle()
+
+    def _close_idle(self) -> None:
+        for waiting in self._idle.values():
+            for connection in waiting:
+                connection.abort()
         self._idle.clear()
