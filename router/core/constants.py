@@ -23,6 +23,10 @@ class Constants(msgspec.Struct, frozen=True, kw_only=True):
     """Weight of a slower decode, counted over the expected answer. llm-d's blend would be 0.25; in our simulation that
     cost 8 % of the median time to the first token and made decoding no faster (README.md)."""
 
+    harm_weight: float = 1.0
+    """A ms that our prefill takes from the answers of others counts as much as one of our own first token: with it the
+    rule minimises what all of them wait, and not only what the newest does [own; simulated in SIMULATION.md]."""
+
     # Load that an engine cannot hide
     kv_barrier_ms: float = 150.0
     """Cost at half-used KV memory; grows as k / (1 - k) [SMG least_load 0.15 s]."""
@@ -38,7 +42,8 @@ class Constants(msgspec.Struct, frozen=True, kw_only=True):
     """What other routers had in flight is believed less by this factor a second once reports stop [§2.4]."""
     suspect_ms: float = 500.0
     stall_after_s: float = 2.0
-    """An engine with work and no token for so long is charged its silence [ReplicaLoad.idle_s]."""
+    """An engine that had work and no token, or no answer to a scrape, for so long is charged that time
+    [ReplicaLoad.idle_s, scraped_age_s]."""
 
     # Learning
     slowness_up: float = 0.3

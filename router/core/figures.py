@@ -93,6 +93,7 @@ def figures_of(replica: ReplicaState, *, routers: int, now: float, constants: Co
         float(report.running if report is not None else len(ledger.entries) - len(ledger.queue)),
         min(1.0, context * per_token),
         replica.latency_ms,
+        constants.harm_weight * slowness * prefill_ms * (decoding + len(ledger.queue)),
     ]
 
 
@@ -147,10 +148,14 @@ def _load_ms(replica: ReplicaState, now: float, constants: Constants) -> float:
 
 
 def _health_ms(replica: ReplicaState, now: float, constants: Constants) -> float:
+    """What failures, an agent's silence and an engine's stillness cost. They add up: a silent agent knows nothing newer
+    of an engine that stood still when it last spoke."""
     total = replica.health.penalty_ms(now)
     load = replica.load
-    if load is not None and (replica.node.lost or replica.ledger.silence_s(now)):
+    if load is None:
+        return total
+    if replica.node.lost or replica.ledger.silence_s(now):
         total += constants.suspect_ms
-    elif load is not None and load.idle_s > constants.stall_after_s:
-        total += 1000.0 * load.idle_s
-    return total
+    # A frozen engine brings no token, or does not even answer its agent's scrape any more.
+    still_s = max(load.idle_s, load.scraped_age_s)
+    return total + 1000.0 * still_s if still_s > constants.stall_after_s else total

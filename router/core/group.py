@@ -22,6 +22,7 @@ from router.core.replica import ReplicaState
 from router.core.score import (
     BASE,
     FIGURES,
+    HARM,
     KV_TOKEN,
     RAMP,
     SLOW_PREFILL,
@@ -197,4 +198,5 @@ def _note(reasons: dict[int, str], row: int, why: str) -> None:
 
 
 def _typical_ms(figures: list[float]) -> float:
-    return figures[BASE] + figures[SLOW_STEP] * figures[STEPS_AHEAD] + figures[SLOW_PREFILL] * TYPICAL_TOKENS
+    per_token = figures[SLOW_PREFILL] + figures[HARM]
+    return figures[BASE] + figures[SLOW_STEP] * figures[STEPS_AHEAD] + per_token * TYPICAL_TOKENS

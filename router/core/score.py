@@ -8,7 +8,7 @@ names: routing.md section 2.2. Decides nothing; `pick.py` chooses.
     E     = (1/2 + ceil(W / room)) step + b1 W + b2 u (P - u/2) + other models' prefill on the same GPU
     TTFT  = rtt + load + slowness ramp E + kv barrier + health
     TPOT  = slowness decode (step + a1 + a2 (P + out/2)) + share of the prefills that run between our tokens
-    score = TTFT + 1/20 out (TPOT - best TPOT)
+    score = TTFT + 1/20 out (TPOT - best TPOT) + harm      harm = n slowness b1 u: what others wait for our prefill
 """
 
 from __future__ import annotations
@@ -50,8 +50,9 @@ Array = NDArray[np.float64]
     RUNNING,
     KV_SHARE,
     LATENCY,  # peak EWMA of ms to the first token, for the baselines
-) = range(26)
-FIGURES = 26
+    HARM,  # ms that the answers in flight there lose, in sum and weighed, by each prompt token computed between them
+) = range(27)
+FIGURES = 27
 
 SMALL_KV = 0.05
 """Up to this share of the KV memory a prompt's effect on the barrier is taken as linear: half the work of the exact
@@ -139,6 +140,13 @@ def excess_ms(figures: Sequence[Array], ask: Ask, constants: Constants) -> Array
     return pace
 
 
+def harm_ms(figures: Sequence[Array], fresh: Array | float) -> Array:
+    """What our prefill costs the others on each replica: steps with prompt tokens in them are longer, and every answer
+    that decodes then waits for them. Those that still wait ahead of us will decode when our turn comes."""
+    harm: Array = figures[HARM] * fresh
+    return harm
+
+
 def engine_parts_ms(figures: Sequence[Array], place: int, ask: Ask, fresh: float) -> tuple[float, float]:
     """Steps and prefill of one replica for slowness 1: what the learners compare an observation with."""
     speed = float(figures[SPEED][place])
@@ -178,4 +186,5 @@ def terms(figures: Sequence[Array], ask: Ask, matched_bytes: Array | None, const
         "kv": constants.kv_barrier_ms * used / (1.0 - used) + kv_growth_ms(figures, ask, constants),
         "health": figures[HEALTH],
         "slower_decode": excess_ms(figures, ask, constants) + np.zeros_like(ramp),
+        "others": harm_ms(figures, fresh),
     }

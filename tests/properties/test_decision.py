@@ -13,7 +13,7 @@ from router.core.dispatch import CoreDispatcher
 from router.core.ledger import Entry, Ledger
 from router.core.model import Ending, Flight, Shape, Verdict
 from router.core.policies import POLICIES
-from router.core.score import Ask, excess_ms, terms, ttft_ms, uncached
+from router.core.score import Ask, excess_ms, harm_ms, terms, ttft_ms, uncached
 from tests.router.core.fleets import dispatcher, fleet, load, replica, report, shape
 from wire.records import ModelPolicy, ModelState
 
@@ -72,6 +72,17 @@ def test_a_longer_way_never_makes_a_replica_look_faster(one: float, other: float
     assert times[0] <= times[1]
 
 
+@small
+@given(st.integers(0, 200), st.integers(0, 200), st.integers(0, 40_000))
+def test_more_answers_under_way_never_make_a_replica_look_better(one: int, other: int, size: int) -> None:
+    prices = []
+    for running in sorted((one, other)):
+        core = dispatcher(replica("a"))
+        core.report(report(load("a", running=running)), 0.0)
+        prices.append(sum(core.explain(shape(prompt=bytes(size)), now=0.0)[0].terms.values()))
+    assert prices[0] <= prices[1]
+
+
 columns = st.lists(st.tuples(*[st.floats(0, 1000)] * 8, st.floats(1, 10), st.floats(0.1, 20)), min_size=1, max_size=8)
 
 
@@ -90,6 +101,7 @@ def test_the_terms_of_a_replica_add_up_to_its_score(backlog: list[int], size: in
     matched = np.array([float(data.draw(st.integers(0, size))) for _ in range(len(group))])
     fresh = uncached(group.figures, ask, matched)
     whole = ttft_ms(group.figures, ask, fresh, CALM) + excess_ms(group.figures, ask, CALM)
+    whole += harm_ms(group.figures, fresh)
     parts = sum(terms(group.figures, ask, matched, CALM).values())
     able = np.isfinite(whole)
     np.testing.assert_allclose(np.asarray(parts)[able], whole[able], rtol=1e-9, atol=1e-6)

@@ -12,7 +12,7 @@ from typing import Protocol
 import numpy as np
 
 from router.core.constants import Constants
-from router.core.score import READY, Array, Ask, excess_ms, ttft_ms, uncached
+from router.core.score import READY, Array, Ask, excess_ms, harm_ms, ttft_ms, uncached
 
 
 class Rng(Protocol):
@@ -70,8 +70,10 @@ class Contenders:
 
     @property
     def whole(self) -> Array:
-        """Expected time to the first token, and what a slower decode costs; the same where nobody can serve."""
+        """Expected time to the first token, what a slower decode costs and what others lose; infinite where nobody can
+        serve."""
         whole: Array = self.ttft + excess_ms(self.figures, self.ask, self.constants)
+        whole += harm_ms(self.figures, self.fresh)
         return whole
 
     @property

@@ -144,6 +144,42 @@ def test_a_frozen_engine_is_charged_its_silence() -> None:
     assert {"b"} == {core.pick(shape(), now=0.0).replica for _ in range(10)}
 
 
+def health_ms(core: CoreDispatcher, name: str, now: float) -> float:
+    return {c.replica: c.terms.get("health", 0.0) for c in core.explain(shape(), now=now)}[name]
+
+
+def test_an_engine_that_does_not_answer_its_agents_scrapes_is_charged_the_time() -> None:
+    core = dispatcher(replica("a"))
+    core.report(report(load("a", scraped_age_s=1.0)), 0.0)
+    suspect_ms = Constants().suspect_ms
+    assert suspect_ms == health_ms(core, "a", 0.0)
+    core.report(report(load("a", scraped_age_s=9.0), sequence=2), 0.1)
+    assert suspect_ms + 9000.0 == health_ms(core, "a", 0.1)
+
+
+def test_what_stood_still_before_its_agent_fell_silent_is_charged_for_both() -> None:
+    core = dispatcher(replica("a"))
+    core.report(report(load("a", idle_s=5.0, running=1)), 0.0)
+    assert 5000.0 == health_ms(core, "a", 0.0)
+    core.node_lost("n-a", 0.1)
+    assert 5000.0 + Constants().suspect_ms == health_ms(core, "a", 0.1)
+
+
+def test_of_two_equally_fast_replicas_the_one_takes_a_prompt_where_it_interrupts_fewer_answers() -> None:
+    core = dispatcher(replica("a"), replica("b"))
+    core.report(report(load("a", running=40)), 0.0)
+    core.report(report(load("b", running=4)), 0.0)
+    assert {"b"} == {core.pick(shape(prompt=bytes(8000)), now=0.0).replica for _ in range(10)}
+    others = {c.replica: c.terms["others"] for c in core.explain(shape(prompt=bytes(8000)), now=0.0)}
+    assert 10.0 == pytest.approx(others["a"] / others["b"])
+
+
+def test_without_that_weight_only_the_time_of_the_request_itself_counts() -> None:
+    core = dispatcher(replica("a"), constants=Constants(harm_weight=0.0))
+    core.report(report(load("a", running=40)), 0.0)
+    assert "others" not in core.explain(shape(), now=0.0)[0].terms
+
+
 def test_a_request_that_waits_too_long_tells_on_its_node_before_it_ends() -> None:
     core = dispatcher(replica("a"), replica("b"))
     decision, _ = send(core)

@@ -24,7 +24,7 @@ def test_the_terms_add_up_to_what_the_decision_expected() -> None:
     best = told.candidates[0]
     assert decision.replica == best.replica
     assert sum(best.terms.values()) == pytest.approx(best.expected_ms, abs=0.01)
-    no_time = sum(best.terms.get(term, 0.0) for term in ("slower_decode", "kv", "health"))
+    no_time = sum(best.terms.get(term, 0.0) for term in ("slower_decode", "kv", "health", "others"))
     assert decision.expected_ttft_ms == pytest.approx(best.expected_ms - no_time, abs=0.01)
     assert best == core.explain(asked("q", 20_000), now=0.0)[0]
 
@@ -35,7 +35,9 @@ def test_a_prediction_contains_no_penalty_for_long_prompts_either() -> None:
     decision = core.pick(asked("q", 60_000), now=0.0)
     (only,) = core.explain(asked("q", 60_000), now=0.0)
     assert only.terms["kv"] > 150.0
-    assert decision.expected_ttft_ms == pytest.approx(only.expected_ms - only.terms["kv"], abs=0.01)
+    assert decision.expected_ttft_ms == pytest.approx(
+        only.expected_ms - only.terms["kv"] - only.terms["others"], abs=0.01
+    )
 
 
 def test_a_request_that_was_held_retried_and_resumed_reads_like_a_story() -> None:
