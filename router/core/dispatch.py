@@ -7,7 +7,7 @@ process, one thread, no I/O. Source: routing.md section 2.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Mapping
 
 import numpy as np
 
@@ -40,13 +40,20 @@ class CoreDispatcher:
     """See `model.Dispatcher`; more is offered than it asks for: peers, round trips, why, whatif, accuracy."""
 
     def __init__(
-        self, *, rng: Rng, constants: Constants | None = None, costs: dict[tuple[str, str], Cost] | None = None
+        self,
+        *,
+        rng: Rng,
+        constants: Constants | None = None,
+        costs: dict[tuple[str, str], Cost] | None = None,
+        policies: Mapping[str, Callable[[], Policy]] = POLICIES,
     ) -> None:
-        """`costs` are priors by (model, device class), for fleets that were measured."""
+        """`costs` are priors by (model, device class), for fleets that were measured; `policies` by the name that a
+        model's policy record uses."""
         self._rng = rng
         self._constants = constants or Constants()
         self._belief = Belief(self._constants, costs or {})
         self._lengths = Lengths(self._constants)
+        self._rules = policies
         self._policies: dict[tuple[str, str], Policy] = {}
         self._records = Records(self._constants.records)
         self._peers: dict[str, tuple[str, float, float]] = {}
@@ -177,7 +184,7 @@ class CoreDispatcher:
 
     def whatif(self, *, policy: str = DEFAULT, constants: Constants | None = None) -> Difference:
         """What another policy or other constants would have made of the decisions that are remembered."""
-        rule = POLICIES[policy]()
+        rule = self._rules[policy]()
         return whatif(self._records.everything(), rule, constants=constants or self._constants, rng=self._rng)
 
     def heard(self, replica: str, now: float) -> Heard | None:
@@ -243,10 +250,10 @@ class CoreDispatcher:
 
     def _policy(self, model: str) -> Policy:
         record = self._belief.fleet.models.get(model)
-        name = record.routing if record is not None and record.routing in POLICIES else DEFAULT
+        name = record.routing if record is not None and record.routing in self._rules else DEFAULT
         key = (model, name)
         if key not in self._policies:
-            self._policies[key] = POLICIES[name]()
+            self._policies[key] = self._rules[name]()
         return self._policies[key]
 
     def _spill(self, model: str, now: float) -> hold.Way | None:

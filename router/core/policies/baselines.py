@@ -55,8 +55,11 @@ class PowerOfTwo:
     uses_prefix = False
     in_ms = False
 
+    def __init__(self, *, choices: int = 2) -> None:
+        self.choices = choices
+
     def score(self, contenders: Contenders, rng: Rng) -> Array:
-        return _only(contenders.figures[IN_FLIGHT] + contenders.ready, _draw(contenders.ready, 2, rng))
+        return _only(contenders.figures[IN_FLIGHT] + contenders.ready, _draw(contenders.ready, self.choices, rng))
 
 
 class PeakEwma:
@@ -67,9 +70,12 @@ class PeakEwma:
     uses_prefix = False
     in_ms = False
 
+    def __init__(self, *, choices: int = 2) -> None:
+        self.choices = choices
+
     def score(self, contenders: Contenders, rng: Rng) -> Array:
         cost = contenders.figures[LATENCY] * (contenders.figures[IN_FLIGHT] + 1.0) + contenders.ready
-        return _only(cost, _draw(contenders.ready, 2, rng))
+        return _only(cost, _draw(contenders.ready, self.choices, rng))
 
 
 def _draw(ready: Array, count: int, rng: Rng) -> list[int]:
