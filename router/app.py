@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from router.attempt import Attempts
+from router.core import admission
 from router.core.busy import Busy
 from router.core.dispatch import CoreDispatcher
 from router.core.hedge import HedgeBudget
@@ -27,6 +28,7 @@ from router.fleet.reports import AgentChannels, LoadWatch
 from router.fleet.view import View, to_be_left
 from router.fleet.wake import Waker
 from router.fleet.watch import RegistryWatch
+from router.gate import Gate
 from router.journal import Journal
 from router.listen import listen
 from router.meter import Meter
@@ -84,14 +86,17 @@ class RouterApp:
         self.watch = RegistryWatch(
             registry, region=settings.region, on_view=self._on_view, answering=lambda: self.loads.connected
         )
-        self.loads = LoadWatch(self.channels, self.dispatcher, router_id=process_id, on_report=self.news.tell)
+        self.loads = LoadWatch(self.channels, self.dispatcher, router_id=process_id, on_report=self._on_report)
         self.waker = Waker(self.channels, self._view, on_done=self.news.tell)
         self.journal = Journal(Path(settings.data_dir))
         self.meter = Meter(self.journal, region=settings.region, router=self.router_id)
         self.tracer = _tracer(settings, self.router_id)
         self.shutdown = Shutdown(notice_s=settings.drain_notice_s, limit_s=settings.drain_limit_s)
         self.busy = Busy()
-        self.attempts = Attempts(self.pool, self.dispatcher, settings, busy=self.busy, rng=rng)
+        self.gate = self._make_gate(rng)
+        self.attempts = Attempts(
+            self.pool, self.dispatcher, settings, busy=self.busy, rng=rng, on_change=self.gate.stir
+        )
         self.recent = Recent(self.dispatcher.story)
         self.speller = Speller()
         self.pipeline = Pipeline(
@@ -105,13 +110,27 @@ class RouterApp:
         self.server = self._make_server(rng)
         self.presence = self._make_presence()
 
+    def _make_gate(self, rng: random.Random) -> Gate:
+        settings = self.settings
+        limits = admission.Limits(
+            begin_s=settings.admission_begin_s,
+            wait_s=settings.admission_wait_s,
+            queue=settings.admission_queue,
+            tenant_share=settings.admission_tenant_share,
+            ageing_s=settings.admission_ageing_s,
+        )
+        asked = admission.Admission(rng=rng, limits=limits)
+        return Gate(asked, self.dispatcher, view=self._view, instruments=self.instruments)
+
     def _make_failover(self, rng: random.Random) -> Failover:
-        placement = Placement(
+        placement = self.placement = Placement(
             self.dispatcher,
+            gate=self.gate,
             busy=self.busy,
             news=self.news,
             waker=self.waker,
             hold_limit_s=self.settings.hold_limit_s,
+            held_limit=self.settings.admission_queue,
         )
         return Failover(
             placement=placement,
@@ -157,7 +176,7 @@ class RouterApp:
     async def run(self) -> None:
         """Serve until a signal asks to leave, then leave in order. Every task lives in this group."""
         log.info("router %s serves region %s on %s", self.router_id, self.settings.region, self.url)
-        sweep = Sweep(self.attempts, self.pool, lambda: self.server.protocols)
+        sweep = Sweep(self.attempts, self.gate, self.pool, lambda: self.server.protocols)
         try:
             async with asyncio.TaskGroup() as group:
                 if self.member is not None:
@@ -178,7 +197,7 @@ class RouterApp:
                         self.server,
                         leave=leave,
                         open_calls=lambda: self.instruments.open_calls,
-                        end_streams=self.attempts.end_all,
+                        end_streams=self._end_all,
                     )
                 )
                 if self.member is not None:
@@ -227,6 +246,11 @@ class RouterApp:
         await self.registry.close()
         log.info("router %s has left", self.router_id)
 
+    def _end_all(self) -> None:
+        self.gate.end_all()
+        self.placement.end_all()
+        self.attempts.end_all()
+
     def _view(self) -> View:
         return self.watch.view
 
@@ -235,7 +259,11 @@ class RouterApp:
         self.loads.follow(view.fleet.nodes)
         self.attempts.moving = to_be_left(view.fleet)
         self.attempts.move()
+        self._on_report()
+
+    def _on_report(self) -> None:
         self.news.tell()
+        self.gate.stir()
 
     def _not_ready(self) -> str:
         if self.shutdown.draining:
@@ -257,14 +285,19 @@ class RouterApp:
         return self.recent.story(request_id, tenant=tenant)
 
     def _figures(self) -> Figures:
-        return self.instruments.figures(gauges=self._gauges(), in_flight=self.dispatcher.in_flight())
+        return self.instruments.figures(
+            gauges=self._gauges(),
+            in_flight=self.dispatcher.in_flight(),
+            waiting=self.gate.lengths(),
+            accuracy=self.dispatcher.accuracy(),
+        )
 
     def _gauges(self) -> dict[str, Gauge]:
         age_s = asyncio.get_running_loop().time() - self.watch.changed_at if self.watch.changed_at else 0.0
         each, total = Joined.EACH, Joined.TOTAL
         return {
             "switchyard_open_requests": Gauge("Requests being served", self.instruments.open_calls),
-            "switchyard_held_requests": Gauge("Requests waiting for a replica", self.news.waiting),
+            "switchyard_held_requests": Gauge("Requests waiting for a model to be ready", self.news.waiting),
             "switchyard_client_connections": Gauge("Client connections", len(self.server.protocols)),
             "switchyard_engine_connections_busy": Gauge("Engine connections in use", self.pool.busy_count),
             "switchyard_engine_connections_idle": Gauge("Engine connections kept for reuse", self.pool.idle_count),

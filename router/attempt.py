@@ -93,13 +93,22 @@ _decode_answer = msgspec.json.Decoder(_WholeAnswer).decode
 
 class Attempts:
     def __init__(
-        self, pool: EnginePool, dispatcher: Dispatcher, settings: RouterSettings, *, busy: Busy, rng: Random
+        self,
+        pool: EnginePool,
+        dispatcher: Dispatcher,
+        settings: RouterSettings,
+        *,
+        busy: Busy,
+        rng: Random,
+        on_change: Callable[[], None] = lambda: None,
     ) -> None:
         self._pool = pool
         self._dispatcher = dispatcher
         self._settings = settings
         self._busy = busy
         self._rng = rng
+        self._on_change = on_change
+        """A first token came or an attempt ended: there is less work in engines."""
         self._clock = asyncio.get_running_loop().time
         key_file = settings.engine_api_key_file
         key = Path(key_file).read_bytes().strip() if key_file else b""
@@ -136,6 +145,7 @@ class Attempts:
         finally:
             del self.active[relay]
             self._settle(relay, job, flight)
+            self._on_change()
             if attempt.code is Code.ENGINE_BUSY:
                 self._busy.note(call.model, job.replica.replica, relay.retry_after_s, attempt.ended)
         return relay
@@ -169,6 +179,7 @@ class Attempts:
                 job.rival.leads()
                 relay.lead()
             flight.first_token(attempt.first_token)
+            self._on_change()
             call.first_token = call.first_token or attempt.first_token
             if not client.started:
                 call.status = 200

@@ -64,7 +64,9 @@ class Call(msgspec.Struct, kw_only=True):
     patience: Patience = Patience()
 
     held_s: float = 0.0
-    """Waited for a model to become ready, or in the admission queue."""
+    """Waited for a model to become ready."""
+    queue_wait_s: float = 0.0
+    """Waited in the router because the model's replicas were under pressure (gate.py)."""
     attempts: list[Attempt] = []
     first_token: float = 0.0
     ended: float = 0.0

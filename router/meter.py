@@ -32,6 +32,7 @@ class Meter:
             duration_s=round(call.ended - call.arrived, 6),
             ttft_s=round(call.first_token - call.arrived, 6) if call.first_token else None,
             held_s=round(call.held_s, 6),
+            queue_wait_s=round(call.queue_wait_s, 6),
             code=call.code,
             status=call.status,
             prompt_tokens=call.usage.prompt_tokens if call.usage else 0,

@@ -15,6 +15,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.registry import Collector
 
 from router.call import Call
+from router.core.checks import Accuracy
 from router.workers.channel import Told
 from router.workers.tally import Buckets, Figures, Gauge, each, total
 
@@ -49,6 +50,10 @@ class Instruments:
         """By model and kind (input, cached, output)."""
         self.ttft: dict[str, Histogram] = {}
         self.duration: dict[str, Histogram] = {}
+        self.queue_wait: dict[str, Histogram] = {}
+        """Of requests that waited under pressure."""
+        self.refused: Counter[tuple[str, str]] = Counter()
+        """Under pressure, by base model and reason (admission.Why)."""
         self.open_calls = 0
 
     def count(self, call: Call) -> None:
@@ -63,14 +68,28 @@ class Instruments:
         if call.first_token:
             self.ttft.setdefault(model, Histogram()).add(call.first_token - call.arrived)
         self.duration.setdefault(model, Histogram()).add(call.ended - call.arrived)
+        if call.queue_wait_s:
+            self.queue_wait.setdefault(model, Histogram()).add(call.queue_wait_s)
 
-    def figures(self, *, gauges: Mapping[str, Gauge], in_flight: Mapping[str, int]) -> Figures:
+    def figures(
+        self,
+        *,
+        gauges: Mapping[str, Gauge],
+        in_flight: Mapping[str, int],
+        waiting: Mapping[str, int],
+        accuracy: Mapping[str, Accuracy],
+    ) -> Figures:
         return Figures(
             requests=dict(self.requests),
             attempts=dict(self.attempts),
             tokens=dict(self.tokens),
             ttft={model: histogram.figures() for model, histogram in self.ttft.items()},
             duration={model: histogram.figures() for model, histogram in self.duration.items()},
+            queue_wait={model: histogram.figures() for model, histogram in self.queue_wait.items()},
+            refused=dict(self.refused),
+            waiting=dict(waiting),
+            predictions={model: of.observations for model, of in accuracy.items()},
+            accuracy={model: of for model, of in accuracy.items() if of.observations},
             in_flight=dict(in_flight),
             gauges=dict(gauges),
         )
@@ -88,6 +107,8 @@ class FiguresCollector(Collector):
         yield from self._counts()
         yield _histogram("switchyard_time_to_first_token_seconds", "Arrival to first event", self._all.ttft)
         yield _histogram("switchyard_request_duration_seconds", "Arrival to last byte", self._all.duration)
+        yield from self._under_pressure()
+        yield from self._predictions()
         for name, gauge in self._all.gauges.items():
             yield GaugeMetricFamily(name, gauge.text, value=gauge.value)
         for name, (text, values) in self._each.items():
@@ -113,6 +134,49 @@ class FiguresCollector(Collector):
         for replica, n in self._all.in_flight.items():
             in_flight.add_metric([replica], n)
         return requests, attempts, tokens, in_flight
+
+    def _under_pressure(self) -> Iterable[Metric]:
+        text = "Waited in the router under pressure; only of requests that did"
+        yield _histogram("switchyard_queue_wait_seconds", text, self._all.queue_wait)
+        waiting = GaugeMetricFamily(
+            "switchyard_queued_requests", "Requests waiting under pressure, by base model", labels=["model"]
+        )
+        for model, n in self._all.waiting.items():
+            waiting.add_metric([model], n)
+        yield waiting
+        refused = CounterMetricFamily(
+            "switchyard_refused_under_pressure", "Requests refused, by base model", labels=["model", "reason"]
+        )
+        for pair, n in self._all.refused.items():
+            refused.add_metric(pair, n)
+        yield refused
+
+    def _predictions(self) -> Iterable[Metric]:
+        """Were they true? The last about 50 requests of a model count."""
+        known = self._all.accuracy
+        observed = CounterMetricFamily(
+            "switchyard_ttft_predictions", "First tokens that were predicted and came", labels=["model"]
+        )
+        for model, n in self._all.predictions.items():
+            observed.add_metric([model], n)
+        yield observed
+        for name, text, values in (
+            (
+                "bias_ratio",
+                "Observed over predicted, geometric mean: 1 is right",
+                {m: a.bias for m, a in known.items()},
+            ),
+            ("spread_ratio", "Mean |log(observed / predicted)|: 0.1 is 10 %", {m: a.spread for m, a in known.items()}),
+            (
+                "p90_coverage_ratio",
+                "Under the predicted p90: 0.9 is right",
+                {m: a.p90_coverage for m, a in known.items()},
+            ),
+        ):
+            family = GaugeMetricFamily(f"switchyard_ttft_prediction_{name}", text, labels=["model"])
+            for model, value in values.items():
+                family.add_metric([model], value)
+            yield family
 
 
 def _by_worker(name: str, text: str, values: Mapping[str, float]) -> GaugeMetricFamily:

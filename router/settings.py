@@ -47,6 +47,20 @@ class RouterSettings(Settings, frozen=True, kw_only=True):
     hold_limit_s: Annotated[float, Meta(ge=0, description="a request waits this long for a model that is loading")] = (
         300.0
     )
+    admission_begin_s: Annotated[
+        float,
+        Meta(ge=0, description="requests wait here while each engine of their model has so much work ahead; 0: never"),
+    ] = 2.0
+    admission_wait_s: Annotated[
+        float, Meta(gt=0, description="longest wait here, where neither client nor the model's admission class says")
+    ] = 60.0
+    admission_queue: Annotated[
+        int, Meta(ge=1, description="requests that wait per model, in each worker; as many may wait for its load")
+    ] = 1000
+    admission_tenant_share: Annotated[
+        float, Meta(gt=0, le=1, description="part of a full queue above which a tenant makes room for others")
+    ] = 0.5
+    admission_ageing_s: Annotated[float, Meta(gt=0, description="so long a wait is worth one step of priority")] = 10.0
     retry_ratio: Annotated[float, Meta(ge=0, le=1, description="retries allowed per request, on average")] = 0.2
     hedge_ratio: Annotated[
         float, Meta(ge=0, le=1, description="late first tokens hedged per request, on average, where policy allows any")

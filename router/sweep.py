@@ -1,4 +1,5 @@
-"""One timer for all that has a time limit: silent streams, slow clients, idle connections. No timer per chunk."""
+"""One timer for all that has a time limit: silent streams, waiting requests, slow clients, idle connections. No timer
+per chunk or request."""
 
 from __future__ import annotations
 
@@ -7,6 +8,7 @@ from collections.abc import Callable, Iterable
 
 from router.attempt import Attempts
 from router.downstream.protocol import RouterProtocol
+from router.gate import Gate
 from router.upstream.pool import EnginePool
 
 SWEEP_INTERVAL_S = 0.25
@@ -16,9 +18,10 @@ PAUSE_S = 1.0
 
 class Sweep:
     def __init__(
-        self, attempts: Attempts, pool: EnginePool, connections: Callable[[], Iterable[RouterProtocol]]
+        self, attempts: Attempts, gate: Gate, pool: EnginePool, connections: Callable[[], Iterable[RouterProtocol]]
     ) -> None:
         self._attempts = attempts
+        self._gate = gate
         self._pool = pool
         self._connections = connections
 
@@ -30,6 +33,7 @@ class Sweep:
             now = clock()
             late_s, last = now - last - SWEEP_INTERVAL_S, now
             self._attempts.sweep(now, late_s if late_s > PAUSE_S else 0.0)
+            self._gate.sweep(now)
             for connection in list(self._connections()):
                 connection.overdue(now)
             self._pool.sweep()

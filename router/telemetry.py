@@ -135,6 +135,7 @@ def _call_attributes(call: Call) -> dict[str, AttributeValue]:
         "switchyard.outcome": call.code.value,
         "switchyard.attempts": len(call.attempts),
         "switchyard.held_s": call.held_s,
+        "switchyard.queue_wait_s": call.queue_wait_s,
     }
     if call.asked is not None:
         attributes |= _asked_attributes(call)

@@ -44,7 +44,9 @@ class Recent:
 def _tell(call: Call) -> list[str]:
     lines = [f"{0.0:8.3f} s  {call.endpoint} for {call.model or 'no known model'} arrived as {call.request_id}"]
     if call.held_s > 0.001:
-        lines.append(f"{'':10}  held {call.held_s:.3f} s for a replica")
+        lines.append(f"{'':10}  held {call.held_s:.3f} s until the model was ready")
+    if call.queue_wait_s:
+        lines.append(f"{'':10}  waited {call.queue_wait_s:.3f} s in the router, the model being under pressure")
     for attempt in call.attempts:
         lines += _tell_attempt(call, attempt)
     ended = call.ended - call.arrived

@@ -40,6 +40,7 @@ class UsageRecord(msgspec.Struct, kw_only=True):
     duration_s: float
     ttft_s: float | None
     held_s: float
+    """Waited for the model to be ready."""
     code: str
     status: int
     prompt_tokens: int
@@ -48,6 +49,8 @@ class UsageRecord(msgspec.Struct, kw_only=True):
     token_source: str
     """engine; counted, from the ids of what was delivered; estimated, without ids; or none: no engine was reached."""
     attempts: list[AttemptUsage]
+    queue_wait_s: float = 0.0
+    """Waited in the router while the model's replicas were under pressure."""
 
 
 _encoder = msgspec.json.Encoder()

@@ -6,6 +6,7 @@ shell. Decides nothing.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from math import exp, log
 
 import msgspec
@@ -59,3 +60,27 @@ class Checks:
             spread=self._spread,
             p90_coverage=self._covered,
         )
+
+
+def joined(parts: Iterable[Mapping[str, Accuracy]]) -> dict[str, Accuracy]:
+    """Of several routers by model, each weighted by its observations."""
+    found: dict[str, Accuracy] = {}
+    for part in parts:
+        for model, more in part.items():
+            found[model] = _mean(found[model], more) if model in found else more
+    return found
+
+
+def _mean(one: Accuracy, other: Accuracy) -> Accuracy:
+    total = one.observations + other.observations
+    share = other.observations / total if total else 0.5
+
+    def between(a: float, b: float) -> float:
+        return a + share * (b - a)
+
+    return Accuracy(
+        observations=total,
+        bias=exp(between(log(one.bias), log(other.bias))),
+        spread=between(one.spread, other.spread),
+        p90_coverage=between(one.p90_coverage, other.p90_coverage),
+    )

@@ -13,6 +13,8 @@ from typing import TypeVar
 
 import msgspec
 
+from router.core.checks import Accuracy, joined
+
 K = TypeVar("K")
 
 
@@ -46,6 +48,16 @@ class Figures(msgspec.Struct, frozen=True, kw_only=True):
     """By model and kind (input, cached, output)."""
     ttft: dict[str, Buckets] = {}
     duration: dict[str, Buckets] = {}
+    queue_wait: dict[str, Buckets] = {}
+    """By model; of requests that waited under pressure."""
+    refused: dict[tuple[str, str], int] = {}
+    """Under pressure, by base model and reason."""
+    waiting: dict[str, int] = {}
+    """Under pressure, by base model."""
+    predictions: dict[str, int] = {}
+    """First tokens that were predicted and came, by base model."""
+    accuracy: dict[str, Accuracy] = {}
+    """Of these predictions."""
     in_flight: dict[str, int] = {}
     gauges: dict[str, Gauge] = {}
 
@@ -53,7 +65,7 @@ class Figures(msgspec.Struct, frozen=True, kw_only=True):
 def lasting(figures: Figures) -> Figures:
     """What stays true of a worker after its end."""
     gauges = {name: gauge for name, gauge in figures.gauges.items() if gauge.joined is Joined.TOTAL}
-    return msgspec.structs.replace(figures, in_flight={}, gauges=gauges)
+    return msgspec.structs.replace(figures, in_flight={}, waiting={}, accuracy={}, gauges=gauges)
 
 
 def total(parts: Iterable[Figures]) -> Figures:
@@ -65,6 +77,11 @@ def total(parts: Iterable[Figures]) -> Figures:
         tokens=_sum(p.tokens for p in parts),
         ttft=_sum_buckets(p.ttft for p in parts),
         duration=_sum_buckets(p.duration for p in parts),
+        queue_wait=_sum_buckets(p.queue_wait for p in parts),
+        refused=_sum(p.refused for p in parts),
+        waiting=_sum(p.waiting for p in parts),
+        predictions=_sum(p.predictions for p in parts),
+        accuracy=joined(p.accuracy for p in parts),
         in_flight=_sum(p.in_flight for p in parts),
         gauges=_sum_gauges(p.gauges for p in parts),
     )

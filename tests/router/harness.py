@@ -196,6 +196,8 @@ class Router:
             "busy connections": self.app.pool.busy_count,
             "active relays": len(self.app.attempts.active),
             "held": self.app.news.waiting,
+            "queued": self.app.gate.waiting,
+            "queues": len(self.app.gate.lengths()),
         }
 
 

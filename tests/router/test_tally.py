@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from router.core.checks import Accuracy
 from router.metrics import LATENCY_BUCKETS_S, render
 from router.workers.channel import Told
 from router.workers.tally import Buckets, Figures, Gauge, Joined, each, lasting, total
@@ -16,6 +17,11 @@ def figures(n: int) -> Figures:
         tokens={("tiny", "output"): 10 * n},
         ttft={"tiny": Buckets(counts, 0.03 * n)},
         duration={"tiny": Buckets(counts, 0.03 * n)},
+        queue_wait={"tiny": Buckets(counts, 0.03 * n)},
+        refused={("tiny", "late"): n},
+        waiting={"tiny": n},
+        predictions={"tiny": n},
+        accuracy={"tiny": Accuracy(observations=n, bias=1.0, spread=0.25, p90_coverage=0.9)},
         in_flight={"node-1/0": n},
         gauges={
             "open": Gauge("Open", n),
@@ -40,6 +46,8 @@ def test_a_gauge_that_describes_one_process_keeps_a_value_per_worker() -> None:
 def test_what_a_worker_counted_outlives_it_and_what_it_held_does_not() -> None:
     left = lasting(figures(4))
     assert ({("chat", "tiny", "ok"): 4}, {}, ["written"]) == (left.requests, left.in_flight, list(left.gauges))
+    assert ({("tiny", "late"): 4}, {"tiny": 4}) == (left.refused, left.predictions)
+    assert ({}, {}) == (left.waiting, left.accuracy)
 
 
 def test_the_page_of_several_workers_shows_sums_ended_workers_included_and_who_was_silent() -> None:
@@ -49,6 +57,13 @@ def test_the_page_of_several_workers_shows_sums_ended_workers_included_and_who_w
         'switchyard_requests_total{code="ok",endpoint="chat",model="tiny"} 7.0',
         'switchyard_time_to_first_token_seconds_count{model="tiny"} 7.0',
         'switchyard_in_flight{replica="node-1/0"} 3.0',
+        'switchyard_queue_wait_seconds_count{model="tiny"} 7.0',
+        'switchyard_refused_under_pressure_total{model="tiny",reason="late"} 7.0',
+        'switchyard_queued_requests{model="tiny"} 3.0',
+        'switchyard_ttft_predictions_total{model="tiny"} 7.0',
+        'switchyard_ttft_prediction_bias_ratio{model="tiny"} 1.0',
+        'switchyard_ttft_prediction_spread_ratio{model="tiny"} 0.25',
+        'switchyard_ttft_prediction_p90_coverage_ratio{model="tiny"} 0.9',
         "open 3.0",
         "written 7.0",
         'age{worker="w1"} 2.0',

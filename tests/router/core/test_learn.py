@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from router.core.checks import Checks
+from router.core.checks import Accuracy, Checks, joined
 from router.core.classes import H100_8B, Cost, prior
 from router.core.constants import Constants
 from router.core.learn import ClassCost, Lengths, LoadTime, Slowness
@@ -125,6 +125,15 @@ def test_predictions_are_checked() -> None:
     assert 1.6 < found.bias < 2.0
     assert 0.4 < found.spread < 0.8
     assert 0.75 < found.p90_coverage < 1.0
+
+
+def test_what_several_routers_saw_is_weighted_by_how_much_they_saw() -> None:
+    much = Accuracy(observations=30, bias=1.0, spread=0.1, p90_coverage=0.9)
+    little = Accuracy(observations=10, bias=16.0, spread=0.5, p90_coverage=0.5)
+    nothing = Accuracy(observations=0, bias=1.0, spread=0.3, p90_coverage=0.9)
+    found = joined([{"m": much}, {"m": little, "only": little}, {"none": nothing}, {"none": nothing}])
+    assert (40, little, nothing) == (found["m"].observations, found["only"], found["none"])
+    assert (2.0, 0.2, 0.8) == pytest.approx((found["m"].bias, found["m"].spread, found["m"].p90_coverage))
 
 
 def test_the_p90_widens_until_it_covers() -> None:
