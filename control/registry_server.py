@@ -47,10 +47,10 @@ def _from_wheel() -> Path | None:
 
 
 def etcd_command(
-    binary: Path, *, data_dir: Path, client_port: int, peer_port: int, name: str = "switchyard"
+    binary: Path, *, data_dir: Path, client_port: int, peer_port: int, name: str = "switchyard", host: str = LOOPBACK
 ) -> list[str]:
-    """One member on loopback. History is compacted every hour, because a watch never needs more."""
-    client, peer = f"http://{LOOPBACK}:{client_port}", f"http://{LOOPBACK}:{peer_port}"
+    """One member, on loopback if nothing else is said. History is compacted every hour: a watch never needs more."""
+    client, peer = f"http://{host}:{client_port}", f"http://{LOOPBACK}:{peer_port}"
     return [
         str(binary),
         f"--name={name}",

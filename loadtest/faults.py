@@ -3,8 +3,8 @@
     python -m loadtest.faults            # all of it, as a table
     python -m loadtest.faults --away 30  # agent and registry stay away for so long
 
-In each case long streams with known answers run, a small new request is sent every 50 ms, and one part is killed or
-stopped under them and comes back. The table says what clients saw and how long it took until records, view and counts
+In each case long streams with known answers run, a small new request is sent every 50 ms, and something breaks under
+them (breaks.py) and comes back. The table says what clients saw and how long it took until records, view and counts
 were right again. router/FAULTS.md keeps one such table; tests/integration/test_house_faults.py asserts its claims.
 """
 
@@ -12,18 +12,22 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import signal
 import sys
 import tempfile
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from time import monotonic
+from typing import NamedTuple
 
 import msgspec
 import uvloop
 
+from loadtest import clocks, network
 from loadtest.answers import Answer
-from loadtest.house import House, Size, eventually, house
+from loadtest.breaks import FAULTS
+from loadtest.house import House, Size, eventually, hosts, house
+from loadtest.network import Network
 from loadtest.witness import Seen, Trickle, Wish, references, stream, wishes
 from wire.records import Replica, Router, prefix
 from wire.registry import RegistryError
@@ -46,6 +50,8 @@ class Lived(msgspec.Struct, kw_only=True):
     """Still counted as running after that."""
     resumed: float = 0.0
     """Streams that the router continued on another engine."""
+    unmetered: float = 0.0
+    """Requests without a record in the router's journal, of those that it answered in one life."""
     before: dict[str, Replica] = {}
     after: dict[str, Replica] = {}
     """What the registry said of the engines."""
@@ -67,83 +73,17 @@ class Lived(msgspec.Struct, kw_only=True):
         return f"| {self.fault} | {running} | {new}, slowest {self.trickle.slowest_s:.1f} s | {self.recovery_s:.1f} s |"
 
 
-Breaks = Callable[[House, float], Awaitable[None]]
-"""Break, stay away for so many seconds, come back."""
-
-
-async def kill_engine(at: House, away_s: float) -> None:
-    """Its agent starts another one."""
-    replica = await at.busiest()
-    generation = (await at.replicas())[replica].generation
-
-    async def replaced() -> bool:
-        found = (await at.replicas()).get(replica)
-        return found is not None and found.generation > generation
-
-    await at.kill(replica)
-    await eventually(replaced, why="a new engine is started")
-
-
-async def stop_engine(at: House, away_s: float) -> None:
-    replica = await at.busiest()
-    at.signal(replica, signal.SIGSTOP)
-    await asyncio.sleep(max(6.0, away_s))
-    at.signal(replica, signal.SIGCONT)
-
-
-def stop(name: str) -> Breaks:
-    """SIGSTOP, and go on after the time away."""
-
-    async def breaks(at: House, away_s: float) -> None:
-        at.signal(at.nodes[0] if name == "agent" else name, signal.SIGSTOP)
-        await asyncio.sleep(away_s)
-        at.signal(at.nodes[0] if name == "agent" else name, signal.SIGCONT)
-
-    return breaks
-
-
-async def kill_agent(at: House, away_s: float) -> None:
-    await at.kill(at.nodes[0])
-    await asyncio.sleep(away_s)
-    at.start_agent(at.nodes[0])
-
-
-async def kill_registry(at: House, away_s: float) -> None:
-    await at.kill("registry")
-    await asyncio.sleep(away_s)
-    at.start_registry()
-
-
-async def kill_router(at: House, away_s: float) -> None:
-    """Whoever supervises it starts it again soon."""
-    await at.kill("router")
-    await asyncio.sleep(min(1.0, away_s))
-    at.start_router()
-
-
-FAULTS: dict[str, Breaks] = {
-    "engine, kill -9": kill_engine,
-    "engine, SIGSTOP": stop_engine,
-    "agent, kill -9": kill_agent,
-    "agent, SIGSTOP": stop("agent"),
-    "registry, kill -9": kill_registry,
-    "registry, SIGSTOP": stop("registry"),
-    "router, kill -9": kill_router,
-    "router, SIGSTOP": stop("router"),
-}
-
-
 async def live_through(
     at: House, fault: str, *, wished: Sequence[Wish], right: Sequence[Answer], away_s: float = 4.0
 ) -> Lived:
     before = await at.replicas()
-    resumed = await at.resumed()
+    resumed, journal = await at.resumed(), at.journal_lines()
     trickle = Trickle(at.client, every_s=0.05)
     async with asyncio.TaskGroup() as group:
         trickling = group.create_task(trickle.run())
         running = [group.create_task(stream(at.client, *pair)) for pair in zip(wished, right, strict=True)]
         await asyncio.sleep(BEFORE_S)
-        await FAULTS[fault](at, away_s)
+        await FAULTS[fault].breaks(at, away_s)
         back_at = monotonic()
         await whole(at)
         recovery_s = monotonic() - back_at
@@ -157,6 +97,7 @@ async def live_through(
         recovery_s=recovery_s,
         left=await at.quiet(),
         resumed=await at.resumed() - resumed,
+        unmetered=len(running) + len(trickle.tries) - (at.journal_lines() - journal),
         before=before,
         after=await at.replicas(),
     )
@@ -169,7 +110,8 @@ async def whole(at: House) -> None:
     async def seen() -> bool:
         page = await at.metrics()
         reporting = page.get("switchyard_nodes_reporting", 0.0) == len(at.nodes)
-        return reporting and page.get("switchyard_registry_connected", 0.0) == 1.0
+        unwritten = page.get("switchyard_journal_pending", 0.0)
+        return reporting and page.get("switchyard_registry_connected", 0.0) == 1.0 and not unwritten
 
     async def routers() -> bool:
         try:
@@ -181,15 +123,47 @@ async def whole(at: House) -> None:
     await eventually(routers, why="the registry knows the one router")
 
 
-async def run(directory: Path, *, away_s: float, only: Sequence[str] = (), etcd: bool = True) -> list[Lived]:
+async def run(directory: Path, faults: Sequence[str], *, away_s: float, etcd: bool = True) -> list[Lived]:
+    """Each kind of house is built once, for all the faults that want it."""
     wished = wishes(STREAMS, seed=1, tokens=TOKENS)
     right = await references(directory, wished)
     lived = []
-    async with house(directory, Size(nodes=2, etcd=etcd)) as at:
-        for fault in only or FAULTS:
-            lived.append(await live_through(at, fault, wished=wished, right=right, away_s=away_s))
-            print(lived[-1].row(), flush=True)
+    for kind, wanted in sorted(_by_kind(faults).items()):
+        if kind.missing:
+            print(f"left out, {kind.missing}: {'; '.join(wanted)}", file=sys.stderr)
+            continue
+        size = Size(nodes=2, etcd=etcd, clocks=kind.clocks)
+        with Network(hosts(size)) if kind.network else nullcontext() as wires:
+            place = directory / kind.name
+            place.mkdir()
+            async with house(place, size, network=wires) as at:
+                for fault in wanted:
+                    lived.append(await live_through(at, fault, wished=wished, right=right, away_s=away_s))
+                    print(lived[-1].row(), flush=True)
     return lived
+
+
+class Kind(NamedTuple):
+    """Of house."""
+
+    network: bool
+    clocks: bool
+
+    @property
+    def name(self) -> str:
+        return "hosts" if self.network else "clocks" if self.clocks else "plain"
+
+    @property
+    def missing(self) -> str:
+        """Why there can be none here."""
+        return (network.missing() if self.network else "") or (clocks.missing() if self.clocks else "")
+
+
+def _by_kind(faults: Sequence[str]) -> dict[Kind, list[str]]:
+    found: dict[Kind, list[str]] = {}
+    for name in faults:
+        found.setdefault(Kind(FAULTS[name].network, FAULTS[name].clocks), []).append(name)
+    return found
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -198,10 +172,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--only", action="append", default=[], choices=sorted(FAULTS))
     parser.add_argument("--embedded", action="store_true", help="the embedded registry, which forgets leased records")
     args = parser.parse_args(argv)
-    print("| what dies | running streams | new requests | right again after |")
+    print("| what breaks | running streams | new requests | right again after |")
     print("|---|---|---|---|")
     with tempfile.TemporaryDirectory(prefix="faults-") as at:
-        lived = uvloop.run(run(Path(at), away_s=args.away, only=args.only, etcd=not args.embedded))
+        wanted = args.only or list(FAULTS)
+        lived = uvloop.run(run(Path(at), wanted, away_s=args.away, etcd=not args.embedded))
     return 1 if any(one.left for one in lived) else 0
 
 

@@ -24,7 +24,9 @@ import msgspec
 
 from control.core import toml
 from control.registry_server import embedded_command, etcd_command, find_etcd, wait_ready
+from loadtest import clocks
 from loadtest.client import Client
+from loadtest.network import Network
 from loadtest.processes import CannotStart, Process, free_port, memory_bytes
 from wire.connect import RegistrySettings, connect
 from wire.records import ApiKey, ModelState, Node, Record, Replica, Tenant, decode, encode, key, prefix
@@ -51,6 +53,8 @@ class Size(msgspec.Struct, frozen=True, kw_only=True):
     """A real one, where there is one."""
     router: Mapping[str, Any] = {}
     """Settings of the router, beside those that place it here."""
+    clocks: bool = False
+    """Wall clocks can be set (clocks.py)."""
 
 
 async def eventually(what: Callable[[], Awaitable[Any]], *, limit_s: float = START_LIMIT_S, why: str = "") -> Any:
@@ -64,26 +68,31 @@ async def eventually(what: Callable[[], Awaitable[Any]], *, limit_s: float = STA
 
 
 class House:
-    def __init__(self, directory: Path, size: Size) -> None:
-        self.directory, self.size = directory, size
+    def __init__(self, directory: Path, size: Size, network: Network | None = None) -> None:
+        """In a network of `hosts(size)`, or all on loopback."""
+        self.directory, self.size, self.network = directory, size, network
         self.registry_port, self.router_port = free_port(), free_port()
         self._peer_port = free_port()
         self._etcd = find_etcd() if size.etcd else None
         self.processes: dict[str, Process] = {}
-        self.nodes = [f"node-{number}" for number in range(1, size.nodes + 1)]
+        self.nodes = node_names(size)
         self.store = connect(RegistrySettings(endpoints=(self.registry,), timeout_s=2.0))
-        self.client = Client("127.0.0.1", self.router_port, api_key=KEY)
+        self.client = Client(self.host("router"), self.router_port, api_key=KEY)
         self.http = httpx.AsyncClient(timeout=5.0, trust_env=False)
         self._starts = 0
         self._seen_pids: set[int] = set()
 
     @property
     def registry(self) -> str:
-        return f"127.0.0.1:{self.registry_port}"
+        return f"{self.host('registry')}:{self.registry_port}"
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self.router_port}"
+        return f"http://{self.host('router')}:{self.router_port}"
+
+    def host(self, name: str) -> str:
+        """Address of the host that a part runs on."""
+        return self.network.address[name] if self.network else "127.0.0.1"
 
     # Starting and breaking
 
@@ -105,7 +114,8 @@ class House:
         if self._etcd is None:
             argv = embedded_command(port=port, data_file=self.directory / "registry.json")
         else:
-            argv = etcd_command(self._etcd, data_dir=data, client_port=port, peer_port=self._peer_port)
+            peer, host = self._peer_port, self.host("registry")
+            argv = etcd_command(self._etcd, data_dir=data, client_port=port, peer_port=peer, host=host)
         self._start("registry", argv)
 
     def start_agent(self, node: str) -> None:
@@ -119,6 +129,8 @@ class House:
         }
         settings = {
             "node": node,
+            "host": self.host(node),
+            "advertise_host": self.host(node),
             "state_dir": str(self.directory / node),
             "lease_ttl_s": self.size.lease_ttl_s,
             "drain_limit_s": 30.0,
@@ -134,6 +146,7 @@ class House:
 
     def start_router(self) -> None:
         settings = {
+            "host": self.host("router"),
             "port": self.router_port,
             "data_dir": str(self.directory / "router"),
             "drain_notice_s": 0.1,
@@ -154,6 +167,17 @@ class House:
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
         await eventually(lambda: _gone(pid), limit_s=10.0, why=f"{name} dies")
+
+    def set_clock(self, name: str, by: str) -> None:
+        """Of an agent, with its engines, or of the router: `by` seconds from the true time."""
+        clocks.step(self.directory, name, by)
+
+    def pids(self, name: str) -> list[int]:
+        """Of a part; of an agent with its engines and their keepers."""
+        replicas = [replica for replica in self.replica_names() if replica.startswith(f"{name}.")]
+        states = [self.engine(replica) for replica in replicas]
+        own = [int(state[kind]) for state in states for kind in ("warden_pid", "keeper_pid", "pid") if state.get(kind)]
+        return [self.processes[name].pid, *own]
 
     # What is so
 
@@ -250,6 +274,10 @@ class House:
         except httpx.HTTPError:
             return False
 
+    def journal_lines(self) -> int:
+        """Whole records in the router's usage journal."""
+        return sum(path.read_bytes().count(b"\n") for path in (self.directory / "router").glob("usage-*.jsonl"))
+
     def log(self, name: str) -> str:
         return self.processes[name].last_words(3000)
 
@@ -279,9 +307,12 @@ class House:
     def _start(self, name: str, argv: list[str]) -> None:
         self._starts += 1
         env = {"PYTHONPATH": f"{ROOT}:{ROOT / 'proto'}", "GRPC_ENABLE_FORK_SUPPORT": "0"}
+        if self.size.clocks:
+            env |= clocks.environment(self.directory, name)
         former = self.processes.get(name)
         if former is not None:
             former.stop(patience_s=0.0)
+        argv = [*(self.network.command(name) if self.network else ()), *argv]
         self.processes[name] = Process(argv, name=f"{name}-{self._starts}", directory=self.directory, env=env)
 
     def _config(self, name: str, section: str, settings: dict[str, Any]) -> str:
@@ -303,9 +334,18 @@ async def _gone(pid: int) -> bool:
     return not memory_bytes(pid)
 
 
+def node_names(size: Size) -> list[str]:
+    return [f"node-{number}" for number in range(1, size.nodes + 1)]
+
+
+def hosts(size: Size) -> list[str]:
+    """What has a host of its own where there is a network."""
+    return ["registry", "router", *node_names(size)]
+
+
 @asynccontextmanager
-async def house(directory: Path, size: Size | None = None) -> AsyncIterator[House]:
-    made = House(directory, size or Size())
+async def house(directory: Path, size: Size | None = None, *, network: Network | None = None) -> AsyncIterator[House]:
+    made = House(directory, size or Size(), network)
     try:
         await made.start()
         yield made

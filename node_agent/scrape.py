@@ -16,7 +16,7 @@ from node_agent.core.events import CameUp, Sick, Streams
 from node_agent.core.lifecycle import ANSWERING, Phase
 from node_agent.core.report import SentBook, resident
 from node_agent.engines.base import progress
-from node_agent.engines.client import EngineClient, EngineSilent
+from node_agent.engines.client import Blind, EngineClient, EngineSilent
 from node_agent.engines.keeper import START_MARK
 from node_agent.settings import NodeAgentSettings
 from node_agent.slot import Slot
@@ -92,6 +92,10 @@ class Scraper:
                 self._health_at = began
                 await self._is_it_well(client, generation)
             metrics = await client.metrics()
+        except Blind:
+            if slot.client is client:
+                slot.vitals.blind(self._clock())
+            return
         except EngineSilent:
             # The vitals notice how long it has been silent; its end, if it has ended, is noticed elsewhere.
             return

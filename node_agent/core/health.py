@@ -39,6 +39,10 @@ class Vitals:
             self._moved_at = now
         self._work = work
 
+    def blind(self, now: float) -> None:
+        """It could not be asked, for a want of the agent's own: that speaks against no engine."""
+        self._answered_at = self._moved_at = now
+
     def idle_s(self, now: float) -> float:
         return now - self._token_at if self._work else 0.0
 

@@ -5,6 +5,7 @@ Every call has a time limit and raises `EngineSilent` when there is no answer, s
 
 from __future__ import annotations
 
+import errno
 from typing import Any
 
 import httpx
@@ -12,12 +13,17 @@ import msgspec
 
 from node_agent.core.metrics import EngineMetrics, UnreadableMetrics, parse
 
+EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EADDRNOTAVAIL})
 SLEEP_LIMIT_S = 120.0
 """Sleeping copies weights to host memory, waking copies them back."""
 
 
 class EngineSilent(Exception):  # noqa: N818 - reads as what it is where it is caught
     """No answer, or none that can be used; the text says which."""
+
+
+class Blind(EngineSilent):
+    """It could not even be asked: this host is short of descriptors, ports or memory. Says nothing of the engine."""
 
 
 class EngineFacts(msgspec.Struct, frozen=True, kw_only=True):
@@ -78,7 +84,18 @@ class EngineClient:
         try:
             return await self._http.request(method, self._base + path, timeout=timeout_s or self._timeout_s)
         except httpx.HTTPError as error:
-            raise EngineSilent(f"{path}: {error or type(error).__name__}") from error
+            kind = Blind if _ours(error) else EngineSilent
+            raise kind(f"{path}: {error or type(error).__name__}") from error
+
+
+def _ours(error: BaseException | None) -> bool:
+    """Whether the lowest cause, under the layers of httpx, is a want of this host's own."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in EXHAUSTED:
+            return True
+        causes = error.exceptions if isinstance(error, BaseExceptionGroup) else (error.__cause__ or error.__context__,)
+        error = causes[0]
+    return False
 
 
 def _json(answer: httpx.Response) -> dict[str, Any]:

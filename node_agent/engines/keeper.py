@@ -74,15 +74,23 @@ def kill_children() -> None:
             os.waitpid(-1, 0)
 
 
+def say(text: str) -> None:
+    """To keeper.log, which may lie on the same full disk: what cannot be said is not worth an engine."""
+    with contextlib.suppress(OSError):
+        os.write(2, f"{text}\n".encode())
+
+
 class Log:
     """A size-rotated file: `engine.log`, and `engine.log.1` before it. A full disk loses lines, never an engine."""
 
     def __init__(self, path: str, limit_bytes: int) -> None:
         self._path, self._limit, self._lost = path, limit_bytes, 0
-        self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o640)
+        self._file = -1
 
     def write(self, data: bytes) -> None:
         try:
+            if self._file < 0:
+                self._file = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o640)
             if os.fstat(self._file).st_size + len(data) > self._limit:
                 self._rotate()
             if self._lost:
@@ -115,16 +123,21 @@ class Keeper:
         self.kill_at: float | None = None
         self.agent_seen = self.started = time.monotonic()
         self.censuses = 0
+        self.unwritten = False
 
     def write_state(self, **changes: Any) -> None:
+        """On a full disk it is tried again each second: an agent that knows nothing of an engine cannot adopt it."""
         self.state.update(changes)
         path = self.spec["state_path"]
         try:
             with open(path + ".new", "w") as file:
                 json.dump(self.state, file)
             os.replace(path + ".new", path)
+            self.unwritten = False
         except OSError as error:
-            print(f"cannot write {path}: {error}", file=sys.stderr, flush=True)  # noqa: T201 - stderr is keeper.log
+            if not self.unwritten:
+                say(f"cannot write {path}: {error}")
+            self.unwritten = True
 
     def run(self) -> int:
         me = os.getpid()
@@ -197,6 +210,8 @@ class Keeper:
         if self.kill_asked or (self.kill_at is not None and now >= self.kill_at):
             self._kill_group()
         self._census(now)
+        if self.unwritten:
+            self.write_state()
 
     def _reap(self) -> None:
         with contextlib.suppress(ChildProcessError):

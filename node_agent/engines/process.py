@@ -15,6 +15,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import BinaryIO
 
 import msgspec
 
@@ -140,7 +141,7 @@ class StateDir:
             "agent_lock_path": str(self.path / "agent.lock"),
             **msgspec.to_builtins(options),
         }
-        with open(directory / "keeper.log", "ab") as log:
+        with _keeper_log(directory) as log:
             # No preexec_fn: the agent has threads (gRPC), and Python code after a fork of them may hang.
             keeper = subprocess.Popen(
                 [sys.executable, "-I", "-S", str(KEEPER)],
@@ -153,6 +154,13 @@ class StateDir:
         with contextlib.suppress(BrokenPipeError), keeper.stdin:
             keeper.stdin.write(msgspec.json.encode(spec))
         return keeper
+
+
+def _keeper_log(directory: Path) -> BinaryIO:
+    try:
+        return open(directory / "keeper.log", "ab")
+    except OSError:  # a full disk: the engine matters more
+        return open(os.devnull, "ab")
 
 
 def boot_id() -> str:

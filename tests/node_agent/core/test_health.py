@@ -68,6 +68,18 @@ def test_an_engine_that_answers_no_scrape_is_given_up() -> None:
     assert "answered no scrape for 21 s" == vitals.verdict(now + 21)
 
 
+def test_a_look_that_was_not_possible_speaks_against_no_engine() -> None:
+    vitals, now = watched([page(tokens=7)] * 25)
+    for _ in range(100):
+        now += 1
+        vitals.blind(now)
+        assert "" == vitals.verdict(now)
+    vitals.scraped(page(tokens=7), now + 30)
+    assert "" == vitals.verdict(now + 30)
+    vitals.scraped(page(tokens=7), now + 31)
+    assert "frozen" in vitals.verdict(now + 31)
+
+
 def test_limits_of_zero_switch_it_off() -> None:
     vitals = Vitals(HealthLimits(frozen_s=0, silent_s=0), 0.0)
     vitals.scraped(page(), 0.0)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -257,6 +258,31 @@ def test_a_full_disk_loses_lines_of_a_log_and_says_so_when_there_is_room_again(t
     log.write(b"lost\n")
     log.write(b"kept, in a new file\n")
     assert "[keeper: 5 bytes of log were lost: the disk was full]\nkept, in a new file\n" == path.read_text()
+
+
+def test_a_disk_that_takes_no_byte_ends_no_keeper_and_is_told_all_when_there_is_room(house: House) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, hard))  # as a full disk, for this process and all that it starts
+    try:
+        house.start(POLITE)
+        assert house.popen is not None
+        keeper = int(eventually(lambda: Path(f"/proc/{house.popen.pid}/task/{house.popen.pid}/children").read_text()))
+        engine = int(eventually(lambda: Path(f"/proc/{keeper}/task/{keeper}/children").read_text()))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    house.pids |= {keeper, engine}
+    assert house.directory.read("r") is None
+    resource.prlimit(keeper, resource.RLIMIT_FSIZE, (soft, hard))
+    assert (keeper, engine) == (house.state().keeper_pid, house.state().pid)
+
+
+def test_a_log_that_cannot_even_be_opened_is_opened_when_it_can(tmp_path: Path) -> None:
+    log = Log(str(tmp_path / "later" / "engine.log"), limit_bytes=1000)
+    log.write(b"lost\n")
+    (tmp_path / "later").mkdir()
+    log.write(b"kept\n")
+    said = "[keeper: 5 bytes of log were lost: the disk was full]\nkept\n"
+    assert said == (tmp_path / "later" / "engine.log").read_text()
 
 
 def test_a_stranger_with_the_same_number_is_never_killed(house: House) -> None:

@@ -1,0 +1,153 @@
+"""What can be broken in a house, how it comes back, and what that needs of this machine.
+
+Each is done to a house under load by faults.py: break it, leave it so for `away_s`, bring it back.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import resource
+import signal
+from collections.abc import Awaitable, Callable
+from functools import partial
+
+import msgspec
+
+from loadtest.house import House, eventually
+
+Breaks = Callable[[House, float], Awaitable[None]]
+
+SPARE = 2
+"""Descriptors that a part may still open when it runs out."""
+
+
+class Fault(msgspec.Struct, frozen=True, kw_only=True):
+    breaks: Breaks
+    network: bool = False
+    """Only where each part has a host of its own (network.py)."""
+    clocks: bool = False
+    """Only where the parts' wall clocks can be set (libfaketime)."""
+
+
+async def kill_engine(at: House, away_s: float) -> None:
+    """Its agent starts another one."""
+    replica = await at.busiest()
+    generation = (await at.replicas())[replica].generation
+
+    async def replaced() -> bool:
+        found = (await at.replicas()).get(replica)
+        return found is not None and found.generation > generation
+
+    await at.kill(replica)
+    await eventually(replaced, why="a new engine is started")
+
+
+async def stop_engine(at: House, away_s: float) -> None:
+    replica = await at.busiest()
+    at.signal(replica, signal.SIGSTOP)
+    await asyncio.sleep(max(6.0, away_s))
+    at.signal(replica, signal.SIGCONT)
+
+
+async def stop(name: str, at: House, away_s: float) -> None:
+    """SIGSTOP, and go on after the time away."""
+    at.signal(name, signal.SIGSTOP)
+    await asyncio.sleep(away_s)
+    at.signal(name, signal.SIGCONT)
+
+
+async def kill_agent(at: House, away_s: float) -> None:
+    await at.kill(at.nodes[0])
+    await asyncio.sleep(away_s)
+    at.start_agent(at.nodes[0])
+
+
+async def kill_registry(at: House, away_s: float) -> None:
+    await at.kill("registry")
+    await asyncio.sleep(away_s)
+    at.start_registry()
+
+
+async def kill_router(at: House, away_s: float) -> None:
+    """Whoever supervises it starts it again soon."""
+    await at.kill("router")
+    await asyncio.sleep(min(1.0, away_s))
+    at.start_router()
+
+
+async def fill_disk(name: str, at: House, away_s: float) -> None:
+    """Whatever the part, its engines and their keepers write to a file fails, as on a full disk."""
+    pids = at.pids(name)
+    before = [resource.prlimit(pid, resource.RLIMIT_FSIZE) for pid in pids]
+    for pid, (_, hard) in zip(pids, before, strict=True):
+        resource.prlimit(pid, resource.RLIMIT_FSIZE, (0, hard))
+    await asyncio.sleep(away_s)
+    for pid, limits in zip(pids, before, strict=True):
+        resource.prlimit(pid, resource.RLIMIT_FSIZE, limits)
+
+
+async def take_descriptors(name: str, at: House, away_s: float) -> None:
+    """The part can open next to nothing, while twenty new clients come to it."""
+    pid = at.processes[name].pid
+    used = max(map(int, os.listdir(f"/proc/{pid}/fd"))) + 1
+    limits = resource.prlimit(pid, resource.RLIMIT_NOFILE)
+    resource.prlimit(pid, resource.RLIMIT_NOFILE, (used + SPARE, limits[1]))
+    try:
+        await asyncio.gather(asyncio.sleep(away_s), *(_knock(at) for _ in range(20)))
+    finally:
+        resource.prlimit(pid, resource.RLIMIT_NOFILE, limits)
+
+
+async def _knock(at: House) -> None:
+    """Answered, refused or closed: all the same here, but it must not be left to wait."""
+    try:
+        async with asyncio.timeout(10.0):
+            reader, writer = await asyncio.open_connection(at.host("router"), at.router_port)
+            writer.write(b"GET /health HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")
+            await reader.read()
+            writer.close()
+    except ConnectionError:
+        pass
+
+
+async def step_clock(name: str, by: str, at: House, away_s: float) -> None:
+    """And back, after the time away."""
+    at.set_clock(name, by)
+    await asyncio.sleep(away_s)
+    at.set_clock(name, "+0")
+
+
+async def cut(one: str, others: tuple[str, ...], at: House, away_s: float) -> None:
+    """No packet passes between them, and neither is told."""
+    assert at.network is not None
+    at.network.cut(one, *others)
+    await asyncio.sleep(away_s)
+    at.network.heal(one, *others)
+
+
+NODE = "node-1"
+"""Where an agent or its host is broken."""
+FAULTS: dict[str, Fault] = {
+    "engine, kill -9": Fault(breaks=kill_engine),
+    "engine, SIGSTOP": Fault(breaks=stop_engine),
+    "agent, kill -9": Fault(breaks=kill_agent),
+    "agent, SIGSTOP": Fault(breaks=partial(stop, NODE)),
+    "registry, kill -9": Fault(breaks=kill_registry),
+    "registry, SIGSTOP": Fault(breaks=partial(stop, "registry")),
+    "router, kill -9": Fault(breaks=kill_router),
+    "router, SIGSTOP": Fault(breaks=partial(stop, "router")),
+    "router, disk full": Fault(breaks=partial(fill_disk, "router")),
+    "node, disk full": Fault(breaks=partial(fill_disk, NODE)),
+    "router, no descriptors": Fault(breaks=partial(take_descriptors, "router")),
+    "agent, no descriptors": Fault(breaks=partial(take_descriptors, NODE)),
+    "router, clock an hour ahead": Fault(breaks=partial(step_clock, "router", "+3600"), clocks=True),
+    "router, clock an hour back": Fault(breaks=partial(step_clock, "router", "-3600"), clocks=True),
+    "node, clock an hour ahead": Fault(breaks=partial(step_clock, NODE, "+3600"), clocks=True),
+    "node, clock an hour back": Fault(breaks=partial(step_clock, NODE, "-3600"), clocks=True),
+    "node cut off from router": Fault(breaks=partial(cut, NODE, ("router",)), network=True),
+    "node cut off from registry": Fault(breaks=partial(cut, NODE, ("registry",)), network=True),
+    "router cut off from registry": Fault(breaks=partial(cut, "router", ("registry",)), network=True),
+    "node unplugged": Fault(breaks=partial(cut, NODE, ("router", "registry")), network=True),
+    "registry unplugged": Fault(breaks=partial(cut, "registry", ("router", "node-1", "node-2")), network=True),
+}

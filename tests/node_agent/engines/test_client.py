@@ -1,0 +1,40 @@
+"""What an agent hears of an engine, and what it could not even ask."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import resource
+from collections.abc import Iterator
+
+import httpx
+import pytest
+
+from node_agent.engines.client import Blind, EngineClient, EngineSilent
+
+
+@contextlib.contextmanager
+def no_descriptor_left() -> Iterator[None]:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    lowest_free = os.dup(0)
+    os.close(lowest_free)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (lowest_free, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+async def test_an_agent_without_descriptors_is_blind_and_blames_no_engine() -> None:
+    async with httpx.AsyncClient() as http:
+        client = EngineClient(http, "http://127.0.0.1:1", timeout_s=2.0)
+        with no_descriptor_left(), pytest.raises(Blind, match="/health"):
+            await client.health()
+
+
+async def test_an_engine_that_refuses_is_silent_and_the_agent_not_blind() -> None:
+    async with httpx.AsyncClient() as http:
+        client = EngineClient(http, "http://127.0.0.1:1", timeout_s=2.0)
+        with pytest.raises(EngineSilent) as silent:
+            await client.health()
+    assert not isinstance(silent.value, Blind)
