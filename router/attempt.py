@@ -226,6 +226,8 @@ class Attempts:
         while True:
             if connection is None:
                 connection = await self._pool.connect(address, tls=job.replica.tls)
+                if connection.rtt_s:
+                    self._dispatcher.observe_rtt(job.replica.node, connection.rtt_s)
             relay.attach(connection)
             try:
                 connection.send(head, job.body, relay)

@@ -44,6 +44,7 @@ class EngineConnection(asyncio.Protocol):
         "idle_since",
         "paused",
         "reusable",
+        "rtt_s",
         "used",
     )
 
@@ -55,6 +56,8 @@ class EngineConnection(asyncio.Protocol):
         """A byte of the present answer has come."""
         self.reusable = True
         self.idle_since = 0.0
+        self.rtt_s = 0.0
+        """Round trip of its handshake; 0 when nobody knows."""
         self.paused = False
         self._transport: asyncio.Transport | None = None
         self._receiver: Receiver | None = None

@@ -14,6 +14,7 @@ from collections import deque
 from router.descriptors import EXHAUSTED
 from router.silence import notice_loss
 from router.upstream.connection import EngineConnection
+from router.upstream.rtt import kernel_rtt_s
 
 IDLE_LIMIT_S = 4.0
 """vLLM's server closes idle connections after 5 s: leave them before it does."""
@@ -90,6 +91,7 @@ class EnginePool:
                 if (raw := transport.get_extra_info("socket")) is not None:
                     raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                     notice_loss(raw, LOSS_LIMIT_S)
+                    connection.rtt_s = kernel_rtt_s(raw)
                 return connection
 
     def release(self, connection: EngineConnection) -> None:
