@@ -18,6 +18,7 @@ from router.core.errors import Code
 from router.core.events import EventTooLarge, Seen, Splitter, Trouble
 from router.core.seam import Diverged
 from router.downstream.stream import Outlet, _ignore
+from router.resume import nothing_usual
 from router.upstream.connection import EngineConnection, Headers
 
 _TROUBLE = {
@@ -29,6 +30,11 @@ _TROUBLE = {
 
 class Editor(Protocol):
     """What the client gets of the engine's events: a cut on the first leg, a splice on a resumed one (resume.py)."""
+
+    @property
+    def take(self) -> Callable[[bytes], bytes | None]:
+        """Of one usual event behind another, never empty; None for all else, and for a part of an event."""
+        ...
 
     def quick(self, block: bytes) -> bytes | None:
         """Of one ordinary event, b"" when it is nothing to the client; None for what needs a closer look."""
@@ -84,6 +90,7 @@ class Relay:
         self._client = client
         self._connection: EngineConnection | None = None
         self._editor = editor
+        self._take = editor.take
         self._on_start = on_start
         self._on_progress = on_progress
         self._limits = limits
@@ -124,29 +131,13 @@ class Relay:
             self._whole = []
 
     def body(self, data: bytes) -> None:
-        if self._whole is not None:
-            self._collect(data)
-            return
-        try:
-            block = self._splitter.feed(data)
-        except EventTooLarge as error:
-            self.stop(Code.ENGINE_MALFORMED, str(error))
-            return
-        if not block or self.done.done():
-            return
-        try:
-            out = self._editor.quick(block)
-            if out is None:
-                self._act(block)
-                return
-        except Diverged as error:
-            self.stop(Code.DIVERGED, str(error))
-            return
-        if not self.events:
-            self._begin()
-        self.events += 1
-        if out:
+        if not self._splitter.held and (out := self._take(data)) is not None:
+            self.events += 1
             self._client.write(out)
+        elif self._whole is not None:
+            self._collect(data)
+        elif not self.done.done():
+            self._split(data)
 
     def end(self) -> None:
         if self._whole is not None:
@@ -166,6 +157,7 @@ class Relay:
             return
         self.attempt.code, self.attempt.detail = code, detail
         self.attempt.ended = self._clock()
+        self._take = nothing_usual
         if not gone:
             self.done.set_result(None)
 
@@ -196,8 +188,49 @@ class Relay:
 
     # How
 
+    def _split(self, data: bytes) -> None:
+        try:
+            block = self._splitter.feed(data)
+            if block.find(b"\n\n") + 2 == len(block):
+                self._pass(block)
+            elif block:
+                self._pass_each(events.split(block))
+        except EventTooLarge as error:
+            self.stop(Code.ENGINE_MALFORMED, str(error))
+        except Diverged as error:
+            self.stop(Code.DIVERGED, str(error))
+
+    def _pass(self, block: bytes) -> None:
+        """One event that did not look usual at once. Raises Diverged."""
+        out = self._editor.quick(block)
+        if out is None:
+            self._act(block)
+            return
+        if not self.events:
+            self._begin()
+        self.events += 1
+        if out:
+            self._client.write(out)
+
+    def _pass_each(self, found: list[bytes]) -> None:
+        """Several events that came in one read: usual ones in a row go out in one write. Raises Diverged."""
+        usual: list[bytes] = []
+        for event in found:
+            if (out := self._take(event)) is not None:
+                self.events += 1
+                usual.append(out)
+                continue
+            if usual:
+                self._client.write(b"".join(usual))
+                usual = []
+            self._pass(event)
+            if self.done.done():
+                return
+        if usual:
+            self._client.write(b"".join(usual))
+
     def _act(self, block: bytes) -> None:
-        """A block that is not one ordinary event: several at once, the end, usage, a comment, or trouble."""
+        """A block that is not one ordinary event: the end, usage, a comment, several choices, or trouble."""
         seen: Seen = events.examine(block)
         if seen.events and not self.events:
             self._begin()

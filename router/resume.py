@@ -1,7 +1,7 @@
 """One stream across its legs: what the client has of it, and how it goes on when an engine breaks.
 
-The pure parts decide (core/continuation.py) and join (core/splice.py). Here they meet the relay: events are kept as
-they came and folded in batches: a healthy stream pays for an append per event, and a broken one has all it needs.
+The pure parts decide (core/continuation.py) and join (core/splice.py). Here they meet the relay: usual events are kept
+as their text and id (core/run.py), others as they came and folded in batches, and a broken stream has all it needs.
 """
 
 from __future__ import annotations
@@ -9,12 +9,13 @@ from __future__ import annotations
 from router.core.asked import Asked, cut_for, prepare
 from router.core.continuation import Plan, plan, settle, unsettled
 from router.core.events import DONE
+from router.core.run import Run
 from router.core.splice import Splice, closing
 from router.core.transcript import Transcript
 from router.core.usage import Usage, charged
 
-FOLD_BLOCKS = 32
-"""Raw events kept before they are folded: about 10 kB a stream."""
+FOLD_BYTES = 4096
+"""Of unusual events kept before they are folded."""
 
 
 class Story:
@@ -28,18 +29,24 @@ class Story:
         """Body of the first attempt."""
         self.transcript = Transcript(asked)
         self.cut = cut_for(asked, token_ids=token_ids)
+        self.run = Run(cut_ids=self.cut.ids)
+        """Usual events, delivered after all that is kept otherwise."""
         self._kept: list[bytes] = []
+        self._kept_bytes = 0
 
     def keep(self, block: bytes) -> None:
-        """Delivered events, before the cut."""
-        self._kept.append(block)
-        if len(self._kept) >= FOLD_BLOCKS:
+        """Other delivered events, before the cut."""
+        if self.run.count or self._kept_bytes > FOLD_BYTES:
             self.fold()
+        self._kept.append(block)
+        self._kept_bytes += len(block)
 
     def fold(self) -> Transcript:
         if self._kept:
             self.transcript.fold(self._kept)
-            self._kept = []
+            self._kept, self._kept_bytes = [], 0
+        if self.run.count:
+            self.transcript.take_run(self.run)
         return self.transcript
 
     def first_leg(self) -> FirstLeg:
@@ -70,27 +77,32 @@ class Story:
         return charged(self.fold(), prompt_estimate=prompt_estimate)
 
 
+def nothing_usual(block: bytes) -> bytes | None:
+    """Of a leg all of whose events need a closer look."""
+    return None
+
+
 class FirstLeg:
     """The client gets what the engine sends, less what only we asked for."""
 
-    __slots__ = ("_keep", "_quick", "_story")
+    __slots__ = ("_quick", "_story", "take")
 
     def __init__(self, story: Story) -> None:
-        self._story = story
-        self._keep = story.keep
         # An event of several choices must be looked at closely: one may end while another goes on.
-        self._quick = story.cut.quick if story.asked.choices == 1 else None
+        single = story.asked.choices == 1
+        self.take = story.run.take if single else nothing_usual
+        self._story = story
+        self._quick = story.cut.quick if single else nothing_usual
 
     def quick(self, block: bytes) -> bytes | None:
-        if self._quick is None:
-            return None
         out = self._quick(block)
         if out is not None:
-            self._keep(block)
+            self._story.keep(block)
+            self._story.run.learn(block)
         return out
 
     def any(self, block: bytes) -> bytes:
-        self._keep(block)
+        self._story.keep(block)
         return self._story.cut.any(block)
 
     def cost(self) -> Usage | None:
@@ -101,9 +113,10 @@ class FirstLeg:
 class SplicedLeg:
     """The client gets what it does not have yet, in the first engine's words."""
 
-    __slots__ = ("_splice", "_story")
+    __slots__ = ("_splice", "_story", "take")
 
     def __init__(self, story: Story, splice: Splice) -> None:
+        self.take = nothing_usual
         self._story = story
         self._splice = splice
 
@@ -124,6 +137,11 @@ class SplicedLeg:
 
 class WholeLeg:
     """Nothing streamed: the answer passes as one body."""
+
+    __slots__ = ()
+
+    def take(self, block: bytes) -> bytes | None:
+        return None
 
     def quick(self, block: bytes) -> bytes | None:
         return None

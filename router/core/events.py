@@ -122,28 +122,24 @@ _decode_event = msgspec.json.Decoder(_Event).decode
 class Splitter:
     """Turns reads of any size into blocks: bytes that hold a whole number of events."""
 
-    __slots__ = ("_fresh", "_held", "_limit")
+    __slots__ = ("_fresh", "_limit", "held")
 
     def __init__(self, limit: int = EVENT_LIMIT_BYTES) -> None:
-        self._held = b""
+        self.held = b""
+        """The begun event. When the upstream closes now, it is lost, as the standard says."""
         self._fresh = True
         self._limit = limit
 
-    @property
-    def held(self) -> bytes:
-        """The begun event. When the upstream closes now, it is lost, as the standard says."""
-        return self._held
-
     def feed(self, data: bytes) -> bytes:
         """Return the events completed by `data`, the same object where that is all; raise EventTooLarge."""
-        if not self._held and not self._fresh and data.endswith(b"\n\n"):
+        if not self.held and not self._fresh and data.endswith(b"\n\n"):
             return data
-        searched = max(0, len(self._held) - 3)
-        data = self._held + data
+        searched = max(0, len(self.held) - 3)
+        data = self.held + data
         end = _last_end(data, searched)
-        self._held = data[end:]
-        if len(self._held) > self._limit:
-            raise EventTooLarge(f"no event ended within {len(self._held)} bytes; the limit is {self._limit}")
+        self.held = data[end:]
+        if len(self.held) > self._limit:
+            raise EventTooLarge(f"no event ended within {len(self.held)} bytes; the limit is {self._limit}")
         return self._without_mark(data[:end]) if end else b""
 
     def _without_mark(self, block: bytes) -> bytes:

@@ -24,6 +24,7 @@ import msgspec
 from router.core.asked import Asked
 from router.core.chunks import NULL, Chunk, Said, calls_of, decode_chunk, decode_clean, texts_of
 from router.core.events import data_of, split
+from router.core.run import Run
 
 MAIN = ("text", "content")
 """The channel that a completion, or a chat without reasoning or tools, has alone."""
@@ -140,6 +141,22 @@ class Transcript:
                 ids.append(said.token_ids[0])
                 words.append(word)
         self._take_run(index, ids, words)
+
+    def take_run(self, run: Run) -> None:
+        """Take in delivered events that were kept as a run, behind those that were folded. Nothing is left in it."""
+        count = run.count
+        try:
+            text, ids = run.drain()
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            self.unreadable += count
+            return
+        choice = self._choice(0)
+        choice.say(run.channel, text)
+        choice.ids.extend(ids)
+        choice.texts += count
+        if ids:
+            choice.stand()
+        self.events += count
 
     @property
     def finished(self) -> bool:
