@@ -30,6 +30,9 @@ from router.fleet.wake import Waker
 from router.fleet.watch import RegistryWatch
 from router.gate import Gate
 from router.journal import Journal
+from router.kept.returns import Returns
+from router.kept.siblings import Siblings
+from router.kept.table import KeptStreams
 from router.listen import listen
 from router.meter import Meter
 from router.metrics import Instruments, render
@@ -98,6 +101,8 @@ class RouterApp:
             self.pool, self.dispatcher, settings, busy=self.busy, rng=rng, on_change=self.gate.stir
         )
         self.recent = Recent(self.dispatcher.story)
+        self.kept = KeptStreams(limit_bytes=settings.kept_limit_bytes, rng=rng, tell=self.recent.note)
+        self.siblings = Siblings(self.kept.process)
         self.speller = Speller()
         self.pipeline = Pipeline(
             view=self._view,
@@ -106,6 +111,7 @@ class RouterApp:
             observers=[self.recent.note, *([self.tracer.finish] if self.tracer else [])],
             instruments=self.instruments,
             settings=settings,
+            kept=self.kept,
         )
         self.server = self._make_server(rng)
         self.presence = self._make_presence()
@@ -152,8 +158,12 @@ class RouterApp:
     def _make_server(self, rng: random.Random) -> RouterServer:
         clock = asyncio.get_running_loop().time
         ratio = self.settings.trace_ratio
+        returns = Returns(
+            self.kept, self.siblings, view=self._view, body_limit_bytes=self.settings.body_limit_bytes
+        ).run
         endpoints = {
-            path: ModelEndpoint(path, self.pipeline.run, clock=clock, trace_ratio=ratio, rng=rng) for path in ENDPOINTS
+            path: ModelEndpoint(path, self.pipeline.run, returns, clock=clock, trace_ratio=ratio, rng=rng)
+            for path in ENDPOINTS
         }
         pages = Pages(
             view=self._view,
@@ -176,7 +186,7 @@ class RouterApp:
     async def run(self) -> None:
         """Serve until a signal asks to leave, then leave in order. Every task lives in this group."""
         log.info("router %s serves region %s on %s", self.router_id, self.settings.region, self.url)
-        sweep = Sweep(self.attempts, self.gate, self.pool, lambda: self.server.protocols)
+        sweep = Sweep(self.attempts, self.gate, self.kept, self.pool, lambda: self.server.protocols)
         try:
             async with asyncio.TaskGroup() as group:
                 if self.member is not None:
@@ -211,6 +221,7 @@ class RouterApp:
 
     async def _join(self, member: Member, group: asyncio.TaskGroup) -> None:
         await member.open()
+        await self.siblings.open(self.server.protocol)
         group.create_task(member.run(leave=self._leave, figures=self._figures, story=self._story))
 
         async def tell() -> None:
@@ -237,6 +248,7 @@ class RouterApp:
 
     async def _close(self) -> None:
         self.server.close()
+        self.siblings.close()
         self.pool.close()
         self.journal.close()
         if self.tracer is not None:
@@ -249,6 +261,7 @@ class RouterApp:
     def _end_all(self) -> None:
         self.gate.end_all()
         self.placement.end_all()
+        self.kept.end_unheard()
         self.attempts.end_all()
 
     def _view(self) -> View:
@@ -301,6 +314,12 @@ class RouterApp:
             "switchyard_client_connections": Gauge("Client connections", len(self.server.protocols)),
             "switchyard_engine_connections_busy": Gauge("Engine connections in use", self.pool.busy_count),
             "switchyard_engine_connections_idle": Gauge("Engine connections kept for reuse", self.pool.idle_count),
+            "switchyard_kept_streams": Gauge("Streams whose clients may come back", len(self.kept)),
+            "switchyard_kept_bytes": Gauge("Bytes kept for them", self.kept.size),
+            "switchyard_kept_returned": Gauge("Clients that came back to a stream", self.kept.returned, total),
+            "switchyard_kept_expired": Gauge("Streams ended: nobody came back", self.kept.expired, total),
+            "switchyard_kept_refused": Gauge("Clients that could not come back", self.kept.refused, total),
+            "switchyard_kept_no_room": Gauge("Streams not kept: kept_limit_bytes", self.kept.unkept, total),
             "switchyard_registry_connected": Gauge(
                 "1 while the registry's watch is up", float(self.watch.connected), each
             ),

@@ -182,7 +182,7 @@ class Attempts:
             self._on_change()
             call.first_token = call.first_token or attempt.first_token
             if not client.started:
-                call.status = 200
+                call.status, call.story = 200, job.story
                 client.start(200, stream_headers(call))
 
         limits = Limits(

@@ -12,6 +12,8 @@ from router.core.errors import Code
 from router.core.limits import Patience
 from router.core.model import Decision, Shape
 from router.core.usage import Usage
+from router.downstream.stream import Outlet
+from router.resume import Story
 from wire.records import Replica
 
 
@@ -35,6 +37,16 @@ class Attempt(msgspec.Struct, kw_only=True):
     """Data events that came."""
     impatient: bool = False
     """Given up by a limit that the client named, sooner than the model's policy would: nobody's fault."""
+
+
+class Return(msgspec.Struct, frozen=True):
+    """The client of a kept stream came back (kept/)."""
+
+    at: float
+    absent_s: float
+    """0 when its first connection was still there."""
+    event: int
+    """The last it had."""
 
 
 class Call(msgspec.Struct, kw_only=True):
@@ -76,3 +88,11 @@ class Call(msgspec.Struct, kw_only=True):
     message: str = ""
     usage: Usage | None = None
     """None when no engine was reached."""
+
+    last_event_id: bytes = b""
+    """The client comes back to a stream of its own, after this event."""
+    story: Story | None = None
+    """Of a stream that has begun."""
+    kept: Outlet | None = None
+    """Stands between the walk and a client that may come back."""
+    returns: list[Return] = []

@@ -21,9 +21,10 @@ from router.core.asked import Asked, Unreadable, read
 from router.core.errors import Code, Refused
 from router.core.model import Shape
 from router.downstream.auth import authenticate, may_use, unknown_model
-from router.downstream.stream import ClientStream
+from router.downstream.stream import ClientStream, Outlet
 from router.failover import Failover
 from router.fleet.view import View
+from router.kept.table import KeptStreams
 from router.meter import Meter
 from router.metrics import Instruments
 from router.settings import RouterSettings
@@ -42,6 +43,7 @@ class Pipeline:
         observers: Sequence[Callable[[Call], None]],
         instruments: Instruments,
         settings: RouterSettings,
+        kept: KeptStreams,
     ) -> None:
         self._view = view
         self._failover = failover
@@ -49,6 +51,7 @@ class Pipeline:
         self._observers = observers
         self._instruments = instruments
         self._settings = settings
+        self._kept = kept
         self._clock = asyncio.get_running_loop().time
 
     async def run(self, call: Call, client: ClientStream) -> None:
@@ -64,7 +67,7 @@ class Pipeline:
             message = f"Something broke in the router; it is logged under request {call.request_id}."
             answer = refused_answer(Refused(Code.INTERNAL, message), client)
         finally:
-            self._close(call, client, answer)
+            self._close(call, call.kept or client, answer)
 
     async def _walk(self, call: Call, client: ClientStream) -> Answer:
         tenant = self._authenticate(call)
@@ -73,6 +76,8 @@ class Pipeline:
         if call.limits:
             call.patience = patience_of(call)
         call.shape = shape_of(call, asked, tenant)
+        if tenant.resume_buffer_s and asked.streams:
+            return await self._kept.serve(call, client, tenant, self._failover.serve)
         return await self._failover.serve(call, client)
 
     def _authenticate(self, call: Call) -> Tenant:
@@ -95,7 +100,7 @@ class Pipeline:
         call.model = name
         return asked
 
-    def _close(self, call: Call, client: ClientStream, answer: Answer) -> None:
+    def _close(self, call: Call, client: Outlet, answer: Answer) -> None:
         """Meter, then the last bytes, then the trace. Nothing here waits."""
         call.code, call.status, call.message = answer.code, answer.status, answer.message
         call.ended = self._clock()

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable
 from router.attempt import Attempts
 from router.downstream.protocol import RouterProtocol
 from router.gate import Gate
+from router.kept.table import KeptStreams
 from router.upstream.pool import EnginePool
 
 SWEEP_INTERVAL_S = 0.25
@@ -18,12 +19,18 @@ PAUSE_S = 1.0
 
 class Sweep:
     def __init__(
-        self, attempts: Attempts, gate: Gate, pool: EnginePool, connections: Callable[[], Iterable[RouterProtocol]]
+        self,
+        attempts: Attempts,
+        gate: Gate,
+        kept: KeptStreams,
+        pool: EnginePool,
+        connections: Callable[[], Iterable[RouterProtocol]],
     ) -> None:
         self._attempts = attempts
         self._gate = gate
         self._pool = pool
         self._connections = connections
+        self._kept = kept
 
     async def run(self) -> None:
         clock = asyncio.get_running_loop().time
@@ -32,8 +39,10 @@ class Sweep:
             await asyncio.sleep(SWEEP_INTERVAL_S)
             now = clock()
             late_s, last = now - last - SWEEP_INTERVAL_S, now
-            self._attempts.sweep(now, late_s if late_s > PAUSE_S else 0.0)
+            pause_s = late_s if late_s > PAUSE_S else 0.0
+            self._attempts.sweep(now, pause_s)
             self._gate.sweep(now)
+            self._kept.sweep(now, pause_s)
             for connection in list(self._connections()):
                 connection.overdue(now)
             self._pool.sweep()

@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 import msgspec
 
-from router.call import Attempt, Call
+from router.call import Attempt, Call, Return
 
 REMEMBERED = 4096
 """Requests; about 1 kB each."""
@@ -49,6 +49,7 @@ def _tell(call: Call) -> list[str]:
         lines.append(f"{'':10}  waited {call.queue_wait_s:.3f} s in the router, the model being under pressure")
     for attempt in call.attempts:
         lines += _tell_attempt(call, attempt)
+    lines += [_tell_return(call, back) for back in call.returns]
     ended = call.ended - call.arrived
     said = f": {call.message}" if call.message else ""
     lines.append(f"{ended:8.3f} s  ended {call.code}, status {call.status}{said}")
@@ -73,3 +74,8 @@ def _tell_attempt(call: Call, attempt: Attempt) -> list[str]:
     said = f": {attempt.detail}" if attempt.detail else ""
     lines.append(f"{ended:8.3f} s  {attempt.code} after {attempt.events} events{said}")
     return lines
+
+
+def _tell_return(call: Call, back: Return) -> str:
+    after = f" after {back.absent_s:.1f} s" if back.absent_s else ""
+    return f"{back.at - call.arrived:8.3f} s  its client came back{after} at event {back.event}"

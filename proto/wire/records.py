@@ -157,6 +157,10 @@ class Tenant(Record, frozen=True, kw_only=True):
     priority: int = 0
     weight: float = 1.0
     """Share of the tenant where tenants queue for the same replicas."""
+    resume_buffer_s: float = 0.0
+    """How long a stream goes on after its client's connection broke, for the client to come back; 0: not at all."""
+    resume_buffer_bytes: int = 256 * 1024
+    """What of such a stream is kept at most: about 1,000 events."""
     disabled: bool = False
 
 

@@ -42,6 +42,10 @@ class Backlog:
         self._prefix = f"id: {handle}/".encode()
         self._kept: deque[bytes] = deque()
 
+    def __len__(self) -> int:
+        """Events kept."""
+        return len(self._kept)
+
     @property
     def full(self) -> bool:
         return not self.listened and self.size >= self._limit
@@ -55,14 +59,14 @@ class Backlog:
         """What follows an event. Raise Ahead or Dropped."""
         if number > self.count:
             raise Ahead(f"event {number} was not sent yet; the last was {self.count}")
-        skipped = number - (self.count - len(self._kept))
+        skipped = number - (self.count - len(self))
         if skipped < 0:
             raise Dropped(f"what follows event {number} is not kept any more, only what follows {number - skipped}")
         return b"".join(islice(self._kept, skipped, None))
 
     def forget(self, number: int) -> None:
         """The client has everything up to this event, which `after` knew."""
-        for _ in range(number - (self.count - len(self._kept))):
+        for _ in range(number - (self.count - len(self))):
             self._drop()
 
     def _number(self, event: bytes) -> bytes:

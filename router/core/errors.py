@@ -48,6 +48,9 @@ class Code(enum.StrEnum):
     FIRST_TOKEN_TIMEOUT = "first_token_timeout"
     STALLED = "stalled"
     TOTAL_TIMEOUT = "total_timeout"
+    STREAM_UNKNOWN = "stream_unknown"
+    STREAM_GONE = "stream_gone"
+    SUPERSEDED = "superseded"
     INTERNAL = "internal"
 
 
@@ -98,6 +101,11 @@ _TABLE: dict[Code, Row] = {
     Code.FIRST_TOKEN_TIMEOUT: Row(Cause.UPSTREAM, 504, "timeout_error", True, True),
     Code.STALLED: Row(Cause.UPSTREAM, 504, "timeout_error", True, True),
     Code.TOTAL_TIMEOUT: Row(Cause.POLICY, 504, "timeout_error", False, False),
+    # Of a client that wants to come back to a stream: to none of its own, or to a part that is not kept any more.
+    Code.STREAM_UNKNOWN: Row(Cause.CLIENT, 404, "invalid_request_error", False, False),
+    Code.STREAM_GONE: Row(Cause.CLIENT, 410, "invalid_request_error", False, False),
+    # The client came back on another connection, and this one ends.
+    Code.SUPERSEDED: Row(Cause.CLIENT, 409, "superseded", False, False),
     Code.INTERNAL: Row(Cause.US, 500, "server_error", False, False),
 }
 

@@ -14,7 +14,7 @@ KEY_LIMIT_BYTES = 512
 
 def authenticate(headers: Headers, view: View, *, now_unix_ns: int) -> tuple[Tenant, ApiKey]:
     """Raises Refused with 401 and a sentence that helps the owner of the key and nobody else."""
-    presented = _bearer(headers)
+    presented = bearer(headers)
     if not presented:
         raise Refused(Code.UNAUTHENTICATED, "No API key: send it as `Authorization: Bearer YOUR_KEY`.")
     if len(presented) > KEY_LIMIT_BYTES:
@@ -40,7 +40,8 @@ def unknown_model(name: str) -> str:
     return f"The model `{name[:200]}` does not exist or you do not have access to it."
 
 
-def _bearer(headers: Headers) -> bytes:
+def bearer(headers: Headers) -> bytes:
+    """The key as it was presented, b"" without one."""
     for name, value in headers:
         if name == b"authorization":
             scheme, _, credentials = value.partition(b" ")

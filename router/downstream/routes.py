@@ -35,15 +35,29 @@ ENDPOINTS = {
 REQUEST_ID = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
 """Taken over from the client; anything else is replaced, because the id goes into headers, logs and records."""
 
+LAST_EVENT_ID = b"last-event-id"
+_NAMED = frozenset({*limits.HEADERS, LAST_EVENT_ID})
+
 Walk = Callable[[Call, ClientStream], Awaitable[None]]
 
 
 class ModelEndpoint:
     """One of the paths that reach engines: makes the call of a request and hands it to the walk."""
 
-    def __init__(self, path: str, walk: Walk, *, clock: Callable[[], float], trace_ratio: float, rng: Random) -> None:
+    def __init__(
+        self,
+        path: str,
+        walk: Walk,
+        back: Walk,
+        *,
+        clock: Callable[[], float],
+        trace_ratio: float,
+        rng: Random,
+    ) -> None:
+        """`back` serves clients that come back to a stream of theirs."""
         self._path = path
         self._walk = walk
+        self._back = back
         self._clock = clock
         self._trace_ratio = trace_ratio
         self._rng = rng
@@ -52,7 +66,8 @@ class ModelEndpoint:
         extension = scope.get("extensions", {}).get(EXTENSION)
         stream: ClientStream = extension["stream"] if extension else AsgiStream(scope, receive, send)
         call = self._call(scope)
-        await stream.serve(lambda: self._walk(call, stream))
+        walk = self._back if call.last_event_id else self._walk
+        await stream.serve(lambda: walk(call, stream))
 
     def _call(self, scope: Message) -> Call:
         request_id, traceparent, tracestate, explain = b"", b"", b"", False
@@ -67,7 +82,7 @@ class ModelEndpoint:
                     tracestate = value[:512]
                 case b"x-switchyard-explain":
                     explain = True
-                case _ if name in limits.HEADERS:
+                case _ if name in _NAMED:
                     named[name] = value
                 case _:
                     pass
@@ -86,6 +101,7 @@ class ModelEndpoint:
             sampled=trace.sampled,
             tracestate=tracestate.decode("latin-1"),
             explain=explain,
+            last_event_id=named.pop(LAST_EVENT_ID, b"") if named else b"",
             limits=named,
         )
 

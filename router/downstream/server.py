@@ -62,6 +62,11 @@ class RouterServer(uvicorn.Server):
         for connection in list(self.protocols):
             connection.transport.abort()
 
+    def protocol(self) -> RouterProtocol:
+        """For a connection that came by another way than the sockets uvicorn knows."""
+        kind: type[RouterProtocol] = self.config.http_protocol_class  # type: ignore[assignment]
+        return kind(config=self.config, server_state=self.server_state, app_state={})
+
     @property
     def protocols(self) -> set[RouterProtocol]:
         return self.server_state.connections  # type: ignore[return-value]
