@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help run run-vllm vllm test test-vllm test-slow check loadtest soak compare clean
+.PHONY: help run run-vllm vllm test test-vllm test-slow check loadtest soak sim compare clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -e 's/:.*## /\t/' | expand -t 14
@@ -46,6 +46,9 @@ loadtest: $(STAMP) ## Locust, headless, against `switchyard up`; prints a table
 
 soak: $(STAMP) ## 10,000 requests, a third aborted at random moments; then nothing may be counted any more
 	$(BIN)/python -m loadtest.soak --requests 10000
+
+sim: $(STAMP) ## every policy and our rule's limits on simulated fleets in virtual time (two minutes; the whole: loadtest/sim)
+	$(BIN)/python -m loadtest.sim --quick
 
 compare: $(STAMP) ## this router beside nginx, HAProxy, Envoy and the routers on PyPI, in one run (half an hour)
 	$(BIN)/python -m loadtest.peers install

@@ -55,6 +55,8 @@ class Engine:
         self.profile = profile
         self.batch = Batch(profile, slow=node.slow)
         self.jobs: dict[str, Job] = {}
+        self.coming: dict[int, Job] = {}
+        """Sent, and not there yet."""
         self.step: Step | None = None
         self.token = 0
         """Grows when what was planned is void."""
@@ -159,8 +161,11 @@ class SimNode:
         slow: Callable[[float], float],
         at: Callable[[float, Engine, int], None],
         slots: int,
+        load_s: dict[ModelState, float],
     ) -> None:
         self.name, self.slow, self.at, self.slots = name, slow, at, slots
+        self.load_s = load_s
+        """Until it is ready, from each state that can be loaded."""
         self.engines: dict[str, Engine] = {}
         self._sequence = itertools.count(1)
 
@@ -170,9 +175,9 @@ class SimNode:
         for engine in self.engines.values():
             engine.batch.models_on_gpu = max(1, active)
 
-    def wake(self, engine: Engine, now: float, *, sleeping_s: float, on_disk_s: float) -> float:
+    def wake(self, engine: Engine, now: float) -> float:
         """Start a load, one at a time; returns when it will be ready, 0 when none was started."""
-        if engine.state not in (ModelState.SLEEPING, ModelState.ON_DISK):
+        if engine.state not in self.load_s:
             return 0.0
         present = [e for e in self.engines.values() if e.state in (ModelState.READY, ModelState.LOADING)]
         if any(e.state is ModelState.LOADING for e in present):
@@ -182,7 +187,7 @@ class SimNode:
             if not idle:
                 return 0.0
             min(idle, key=lambda e: e.used_at).put_out()
-        engine.ready_at = now + (sleeping_s if engine.state is ModelState.SLEEPING else on_disk_s)
+        engine.ready_at = now + self.load_s[engine.state]
         engine.state = ModelState.LOADING
         return engine.ready_at
 

@@ -2,6 +2,7 @@
 
 What is real: the dispatchers, with everything they learn. What is modelled: engines (batching model), loads, reports
 with their interval and loss, crashes. What is left out: the network between processes, clients that give up.
+Safety is checked while it runs and liveness when it has ended, in every run: see `Violation`.
 Source: routing.md section 5 for the fleet.
 """
 
@@ -12,20 +13,29 @@ import itertools
 import random
 from array import array
 from collections.abc import Callable
+from functools import lru_cache, partial
 from math import inf
 
 import msgspec
 
 from loadtest.sim.node import Engine, Job, SimNode, sized
+from loadtest.sim.rivals import FullInformation, ReadyOnly
 from loadtest.traces import BLOCK_TOKENS, Arrival, load
 from node_agent.engines.simulated.batching import Sequence
 from router.core.classes import H100_8B, Cost
 from router.core.constants import Constants
 from router.core.dispatch import CoreDispatcher
 from router.core.model import Fleet, Shape, Verdict
+from router.core.policies import POLICIES, Policy
 from wire.records import ModelPolicy, ModelState, Node, Replica
 
 BYTES_PER_TOKEN = 4
+WINDOWS = 5
+"""Seeds begin at so many places of the trace, in turn."""
+DRAIN_S = 3.0 * 3600.0
+"""After the last arrival everything has so long to end: an overloaded policy takes its time."""
+CHECK_ALL = 64
+"""Routes between two looks at all routers."""
 WARM = (6, 4, 3, 3)
 """Nodes that begin with each of the four warm models."""
 
@@ -34,8 +44,10 @@ class Scenario(msgspec.Struct, frozen=True, kw_only=True):
     trace: str = "mooncake-conv"
     speed: float = 1.8
     """Times of the trace are divided by it."""
-    requests: int = 2000
+    requests: int = 2500
     policy: str = "expected_time"
+    tuned: dict[str, float] = {}
+    """Arguments of the policy, instead of its own constants."""
     seed: int = 1
     nodes: int = 16
     warm: tuple[int, ...] = WARM
@@ -73,10 +85,14 @@ class Outcome(msgspec.Struct, kw_only=True):
     loads: int
     held: int
     retried: int
-    unfinished: int
     accuracy: tuple[float, float, float]
     """Bias, spread and p90 coverage of the first router's predictions, over its models."""
     busy_cv: float
+
+
+class Violation(AssertionError):  # noqa: N818 - reads as what it is where it is caught
+    """What no fault excuses: a request lost, doubled or sent to an engine that cannot serve (safety), or one that
+    never ended, or is still counted after all have ended (liveness)."""
 
 
 class World:
@@ -94,7 +110,12 @@ class World:
         self._build()
         seeds = random.Random(scenario.seed + 1000)
         self.routers = [
-            CoreDispatcher(rng=random.Random(seeds.random()), constants=scenario.constants, costs=self._priors())
+            CoreDispatcher(
+                rng=random.Random(seeds.random()),
+                constants=scenario.constants,
+                costs=self._priors(),
+                policies=self._rules(),
+            )
             for _ in range(scenario.routers)
         ]
         self._fleet = self._first_fleet()
@@ -102,31 +123,54 @@ class World:
             core.apply(self._fleet, 0.0)
         self._held: dict[str, dict[int, Job]] = {}
         self._left = len(self.jobs)
+        self._begun = self._routes = 0
         self.loads = 0
+        self.asking: Job | None = None
+        """The request that is being decided about, for rules that see everything."""
 
     def run(self) -> None:
+        """Until every request has ended. Raises Violation."""
         for job in self.jobs:
-            self.at(job.arrived, lambda job=job: self._route(job))  # type: ignore[misc]
+            self.at(job.arrived, lambda job=job: self._arrive(job))  # type: ignore[misc]
         self.at(self.scenario.report_s, self._report_all)
         for _ in range(self.scenario.crashes):
             self.at(self._rng.random() * self.end_of_trace, self._crash)
-        limit = self.end_of_trace + 900.0
+        limit = self.end_of_trace + DRAIN_S
         while self._events and self._left and self.now < limit:
             self.now, _, action = heapq.heappop(self._events)
             action()
+        self.check_liveness()
 
     def at(self, when: float, action: Callable[[], None]) -> None:
         heapq.heappush(self._events, (when, next(self._order), action))
 
+    def replicas(self, model: str) -> list[Engine]:
+        """In the order of the dispatchers' rows: nobody leaves."""
+        return [node.engines[model] for node in self.nodes.values()]
+
     # The life of a request
 
+    def _arrive(self, job: Job) -> None:
+        self._begun += 1
+        self._route(job)
+
     def _route(self, job: Job) -> None:
+        if job.ended_at:
+            raise Violation(f"request {job.number} is routed after its end, {self.scenario}")
+        self._decide(job)
+        self._routes += 1
+        if self._routes % CHECK_ALL == 0:
+            self.check_safety()
+
+    def _decide(self, job: Job) -> None:
         core = self.routers[job.router]
         shape = self._shape(job)
+        self.asking = job
         decision = core.pick(shape, exclude=job.tried, now=self.now)
         match decision.verdict:
             case Verdict.SEND:
                 engine = self.engines[decision.replica]
+                engine.coming[job.number] = job
                 job.expected_ms = decision.expected_ttft_ms
                 job.flight = core.begin(decision, shape, self.now)
                 job.replica = decision.replica
@@ -141,6 +185,7 @@ class World:
                 self._hold(job, decision.retry_after_s)
 
     def _deliver(self, job: Job, engine: Engine, generation: int) -> None:
+        del engine.coming[job.number]
         if engine.state is not ModelState.READY or engine.generation != generation:
             engine.end_early(job, self.now)
             self._again(job)
@@ -164,15 +209,33 @@ class World:
         job.sequence = self._sequence(job.sequence.prompt_tokens, job.sequence.max_tokens, job.sequence.blocks, job)
         self._route(job)
 
+    # What must hold
+
+    def check_safety(self) -> None:
+        """Nothing is counted twice, nothing that did not arrive is counted."""
+        held = sum(len(jobs) for jobs in self._held.values())
+        flying = sum(sum(core.in_flight().values()) for core in self.routers)
+        ended = len(self.jobs) - self._left
+        if held + flying + ended > self._begun:
+            raise Violation(f"{held} held, {flying} in flight, {ended} ended of {self._begun}: {self.scenario}")
+        for engine in self.engines.values():
+            if engine.jobs and engine.state is not ModelState.READY:
+                raise Violation(f"{engine.name} has requests and is {engine.state.value}: {self.scenario}")
+
+    def check_liveness(self) -> None:
+        lost = [job.number for job in self.jobs if not job.ended_at]
+        counted = [core.in_flight() for core in self.routers if core.in_flight()]
+        held = [number for jobs in self._held.values() for number in jobs]
+        if lost or counted or held:
+            raise Violation(f"never ended {lost}, still counted {counted}, still held {held}: {self.scenario}")
+
     # Engines
 
     def _stepped(self, engine: Engine, token: int) -> None:
         self._left -= len(engine.stepped(token, self.now))
 
     def _wake(self, engine: Engine) -> None:
-        ready = engine.node.wake(
-            engine, self.now, sleeping_s=self.scenario.sleeping_s, on_disk_s=self.scenario.on_disk_s
-        )
+        ready = engine.node.wake(engine, self.now)
         if ready:
             self._loading(engine, ready)
 
@@ -233,6 +296,7 @@ class World:
                 slow=self._slow(number),
                 at=lambda when, engine, token: self.at(when, lambda: self._stepped(engine, token)),
                 slots=s.slots,
+                load_s={ModelState.SLEEPING: s.sleeping_s, ModelState.ON_DISK: s.on_disk_s},
             )
         owner = [model for model, count in enumerate(s.warm) for _ in range(count)]
         sleepers = random.Random(7)
@@ -251,6 +315,15 @@ class World:
         before = self.scenario.slow.get(number, 1.0)
         after = before * self.scenario.degrade.get(number, 1.0)
         return lambda now: before if now < self._half else after
+
+    def _rules(self) -> dict[str, Callable[[], Policy]]:
+        rules: dict[str, Callable[[], Policy]] = {
+            **POLICIES,
+            FullInformation.name: lambda: FullInformation(self),
+            ReadyOnly.name: ReadyOnly,
+        }
+        name = self.scenario.policy
+        return {**rules, name: partial(rules[name], **self.scenario.tuned)}
 
     def _priors(self) -> dict[tuple[str, str], Cost]:
         s = self.scenario
@@ -282,7 +355,9 @@ class World:
 
     def _jobs(self) -> list[Job]:
         s = self.scenario
-        arrivals = load(s.trace, seed=s.seed)[: s.requests]
+        arrivals = _arrivals(s.trace, s.seed)
+        first = (s.seed - 1) % WINDOWS * max(0, len(arrivals) - s.requests) // (WINDOWS - 1)
+        arrivals = arrivals[first : first + s.requests]
         rng = random.Random(s.seed)
         count = len(s.warm) + s.cold
         weights = [1.0 / (k + 1) for k in range(count)]
@@ -297,7 +372,7 @@ class World:
                 Job(
                     number=number,
                     model=f"m{model}",
-                    arrived=arrival.at_s / s.speed,
+                    arrived=(arrival.at_s - arrivals[0].at_s) / s.speed,
                     sequence=_sequence(arrival, number),
                     router=router if s.sticky else rng.randrange(s.routers),
                 )
@@ -316,12 +391,32 @@ class World:
             max_tokens=0,
         )
 
+    def _bounds(self) -> list[float]:
+        """Of each request what no router can beat, in ms: its own prefill alone on a node that is not slow, everything
+        that any earlier request of the model had in common with it cached, each cold model woken once."""
+        s = self.scenario
+        profile = next(iter(self.engines.values())).profile
+        known: dict[str, set[int]] = {}
+        awake_at = {f"m{n}": 0.0 for n in range(len(s.warm))}
+        bounds = []
+        for job in self.jobs:
+            prompt, blocks = job.sequence.prompt_tokens, job.sequence.blocks
+            seen = known.setdefault(job.model, set())
+            hits = next((n for n, block in enumerate(blocks) if block not in seen), len(blocks))
+            seen.update(blocks)
+            fresh = max(1, prompt - BLOCK_TOKENS * min(hits, (prompt - 1) // BLOCK_TOKENS))
+            ready = awake_at.setdefault(job.model, job.arrived + s.sleeping_s)
+            steps = -(-fresh // profile.max_batch_tokens)
+            own = profile.prefill_token_ms * fresh + steps * profile.base_step_ms + profile.api_request_ms
+            bounds.append(1000.0 * max(0.0, ready - job.arrived) + own)
+        return bounds
+
     def outcome(self) -> Outcome:
         counted = self.jobs[len(self.jobs) // 10 :]
         done = [job for job in counted if job.ended_at and job.first_at]
         ttft = [1000.0 * (job.first_at - job.arrived) if job.first_at else inf for job in counted]
         warm = {f"m{n}" for n in range(len(self.scenario.warm))}
-        profile = next(iter(self.engines.values())).profile
+        bounds = self._bounds()
         cached = sum(job.sequence.cached_tokens for job in done)
         accuracy = [a for a in self.routers[0].accuracy().values() if a.observations]
         weight = max(1, sum(a.observations for a in accuracy))
@@ -330,7 +425,7 @@ class World:
         return Outcome(
             ttft=ttft,
             warm_ttft=[t for t, job in zip(ttft, counted, strict=True) if job.model in warm],
-            bound=[_bound(job, profile.prefill_token_ms, profile.base_step_ms) for job in counted],
+            bound=bounds[len(self.jobs) // 10 :],
             tpot=[
                 1000.0 * (job.ended_at - job.first_at) / max(1, job.sequence.generated - 1)
                 if job.ended_at and job.first_at
@@ -341,7 +436,6 @@ class World:
             loads=self.loads,
             held=sum(job.held for job in counted),
             retried=sum(job.retries for job in counted),
-            unfinished=sum(not job.ended_at for job in counted),
             accuracy=(
                 sum(a.bias * a.observations for a in accuracy) / weight,
                 sum(a.spread * a.observations for a in accuracy) / weight,
@@ -349,6 +443,11 @@ class World:
             ),
             busy_cv=(sum((b - mean) ** 2 for b in busy) / len(busy)) ** 0.5 / mean if mean else 0.0,
         )
+
+
+@lru_cache(maxsize=4)
+def _arrivals(trace: str, seed: int) -> list[Arrival]:
+    return load(trace, seed=seed)
 
 
 def _sequence(arrival: Arrival, number: int) -> Sequence:
@@ -366,9 +465,3 @@ def _prompt(blocks: list[int], tokens: int, number: int) -> bytes:
     words = array("q", [block for block in blocks for _ in range(BLOCK_TOKENS * BYTES_PER_TOKEN // 8)]).tobytes()
     rest = max(0, tokens * BYTES_PER_TOKEN - len(words))
     return words + array("q", [-1 - number]).tobytes() * (rest // 8 + 1)
-
-
-def _bound(job: Job, prefill_ms: float, step_ms: float) -> float:
-    """Its own prefill alone on a node that is not slow, with nothing cached."""
-    steps = -(-job.sequence.prompt_tokens // 2048)
-    return prefill_ms * job.sequence.prompt_tokens + steps * step_ms + 15.6
