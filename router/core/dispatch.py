@@ -17,7 +17,7 @@ from router.core.belief import Belief
 from router.core.checks import Accuracy
 from router.core.classes import Cost
 from router.core.constants import Constants
-from router.core.explain import Difference, Record, Records, Told, candidates, story, tell, whatif
+from router.core.explain import Record, Records, Told, candidates, story, tell
 from router.core.flight import CoreFlight
 from router.core.group import Group
 from router.core.learn import Lengths
@@ -29,6 +29,7 @@ from router.core.pressure import ahead_ms
 from router.core.score import CONTEXT, TOKEN, Ask
 from router.core.stall import Heard
 from router.core.verdicts import Picked
+from router.core.whatif import Difference, Question, whatif
 
 OUTPUT_WORK = 2.0
 """An output token weighs as much as so many of the prompt, where tenants take turns [VTC]."""
@@ -182,10 +183,11 @@ class CoreDispatcher:
         """The same for people."""
         return story(self._records.of(request_id), self._constants)
 
-    def whatif(self, *, policy: str = DEFAULT, constants: Constants | None = None) -> Difference:
-        """What another policy or other constants would have made of the decisions that are remembered."""
-        rule = self._rules[policy]()
-        return whatif(self._records.everything(), rule, constants=constants or self._constants, rng=self._rng)
+    def whatif(self, asked: Question, *, about: Callable[[str], bool] = lambda request_id: True) -> Difference:
+        """What another policy or other constants would have made of the decisions that are remembered; of all, or of
+        those `about` requests with certain ids."""
+        records = ((request, record) for request, record in self._records.everything() if about(request))
+        return whatif(records, asked, constants=self._constants, rng=self._rng)
 
     def heard(self, replica: str, now: float) -> Heard | None:
         """What its agent last said of it, None while nobody speaks for it."""

@@ -1,7 +1,7 @@
 """Why a request went where it did: a bounded ring of decisions with the figures they were made from.
 
 A record keeps columns of figures, not sentences; terms and words are made when somebody asks. The same figures replay
-a decision under another policy or other constants (`whatif`). Decides nothing.
+a decision under another policy or other constants (whatif.py). Decides nothing.
 """
 
 from __future__ import annotations
@@ -11,12 +11,10 @@ from collections.abc import Iterable, Sequence
 from math import isfinite
 
 import msgspec
-import numpy as np
 
 from router.core.constants import Constants
 from router.core.model import Candidate, Decision, Verdict
-from router.core.policies.base import Contenders, Policy, Rng
-from router.core.score import READY, Array, Ask, terms
+from router.core.score import Array, Ask, terms
 
 
 class Record:
@@ -113,9 +111,11 @@ class Records:
     def of(self, request_id: str) -> list[Record]:
         return list(self._by_request.get(request_id, ()))
 
-    def everything(self) -> Iterable[Record]:
-        for records in self._by_request.values():
-            yield from records
+    def everything(self) -> Iterable[tuple[str, Record]]:
+        """With the ids of their requests."""
+        for request_id, records in self._by_request.items():
+            for record in records:
+                yield request_id, record
 
 
 def tell(records: Sequence[Record], constants: Constants) -> list[Told]:
@@ -186,55 +186,6 @@ def _line(candidate: Candidate) -> str:
     parts = sorted(candidate.terms.items(), key=lambda item: -item[1])
     made_of = " + ".join(f"{term} {value:.0f}" for term, value in parts if value >= 0.5)
     return f"{candidate.replica}: {candidate.expected_ms:.0f} ms = {made_of or 'next to nothing'}"
-
-
-class Difference(msgspec.Struct, kw_only=True):
-    """What another policy or other constants would have made of the recorded decisions."""
-
-    decisions: int
-    changed: int
-    expected_ms: float
-    """Mean expected time of the replicas that were chosen, by the constants given."""
-    instead_ms: float
-    """The same of those that would have been."""
-    examples: list[tuple[str, str, float]]
-    """Up to ten: chosen, would have been chosen, difference in ms."""
-
-
-def whatif(records: Iterable[Record], policy: Policy, *, constants: Constants, rng: Rng) -> Difference:
-    """Replay each SEND alone: what it would have changed for later ones is not known, that is for the simulation."""
-    decisions = changed = 0
-    before = after = 0.0
-    examples: list[tuple[str, str, float]] = []
-    for record in records:
-        if record.decision.verdict is not Verdict.SEND:
-            continue
-        names = list(record.names)
-        field = Contenders(
-            list(record.figures),
-            record.ask,
-            rows=None,
-            matched_bytes=record.matched,
-            extra_ms=record.extra_ms,
-            out=[place for place, name in enumerate(names) if name in record.excluded],
-            constants=constants,
-        )
-        score = policy.score(field, rng)
-        best = int(score.argmin())
-        chosen = names.index(record.decision.replica)
-        if not np.isfinite(score[best]) or not record.figures[READY][chosen]:
-            continue
-        decisions += 1
-        was, would = float(field.ttft[chosen]), float(field.ttft[best])
-        before, after = before + was, after + would
-        if names[best] != record.decision.replica:
-            changed += 1
-            if len(examples) < 10:
-                examples.append((record.decision.replica, names[best], would - was))
-    count = max(1, decisions)
-    return Difference(
-        decisions=decisions, changed=changed, expected_ms=before / count, instead_ms=after / count, examples=examples
-    )
 
 
 def _same(one: Decision, other: Decision) -> bool:

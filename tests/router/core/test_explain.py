@@ -6,9 +6,8 @@ import weakref
 import pytest
 
 from router.core.constants import Constants
-from router.core.dispatch import CoreDispatcher
 from router.core.model import Ending, Shape, Verdict
-from tests.router.core.fleets import dispatcher, load, replica, report, shape
+from tests.router.core.fleets import dispatcher, load, replica, report
 from wire.records import ModelState
 
 
@@ -107,48 +106,6 @@ def test_a_replica_that_came_later_does_not_change_what_is_told() -> None:
     before = core.why("q")
     core.apply(type(core._belief.fleet)(2), 1.0)
     assert before == core.why("q")
-
-
-def busy_and_idle() -> CoreDispatcher:
-    core = dispatcher(replica("a"), replica("b"))
-    core.report(report(load("a", waiting=9, waiting_uncached_tokens=50_000.0, running=3)), 0.0)
-    for n in range(30):
-        core.pick(asked(f"q{n}"), now=0.0)
-    core.pick(shape("m"), exclude={"b"}, now=0.0)
-    return core
-
-
-def test_whatif_under_the_same_rule_changes_nothing() -> None:
-    found = busy_and_idle().whatif()
-    assert (31, 0) == (found.decisions, found.changed)
-    assert found.expected_ms == found.instead_ms
-
-
-def test_whatif_shows_what_another_policy_would_have_cost() -> None:
-    found = busy_and_idle().whatif(policy="round_robin")
-    assert 14 <= found.changed <= 16
-    assert found.instead_ms > 10 * found.expected_ms / 2
-    assert 10 == len(found.examples)
-    assert "b" == found.examples[0][0]
-
-
-def test_whatif_with_other_constants() -> None:
-    found = busy_and_idle().whatif(constants=Constants(kv_barrier_ms=1e6))
-    assert 31 == found.decisions
-
-
-def test_whatif_skips_what_was_not_sent() -> None:
-    core = dispatcher(replica("a", ModelState.SLEEPING))
-    core.pick(asked("q"), now=0.0)
-    assert 0 == core.whatif(policy="random").decisions
-
-
-def test_whatif_skips_decisions_another_policy_cannot_make() -> None:
-    core = dispatcher(replica("a"), replica("b"))
-    core.pick(asked("q"), exclude={"a"}, now=0.0)
-    (record,) = core._records.of("q")
-    record.excluded["b"] = "for the test"
-    assert 0 == core.whatif().decisions
 
 
 def test_a_candidate_that_costs_next_to_nothing_is_said_to() -> None:

@@ -1,0 +1,160 @@
+"""What another policy or other constants would have made of the decisions that are remembered.
+
+Each decision to send is replayed alone, from the figures it was made from: what another choice would have changed for
+the requests after it is not known here, that is for the simulation. Decides nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+import msgspec
+import numpy as np
+
+from router.core.constants import Constants
+from router.core.explain import Record
+from router.core.model import Verdict
+from router.core.policies import DEFAULT, POLICIES
+from router.core.policies.base import Contenders, Policy, Rng
+from router.core.score import BASE, KV_SLOPE, KV_TOKEN, KV_USED, READY, Array, kv_barrier_ms, kv_slope_ms
+
+REPLAYED = ("excess_tpot_weight", "kv_barrier_ms", "kv_full", "tie_ms", "tie_fraction")
+"""Constants whose effect can be told from what is remembered; others were folded into the figures before."""
+EXAMPLES = 10
+
+
+class Question(msgspec.Struct, frozen=True, kw_only=True):
+    policy: str = DEFAULT
+    constants: dict[str, float] = {}
+    """By name, those of REPLAYED that shall be others."""
+    model: str = ""
+    """Only decisions about requests for it."""
+
+
+class Example(msgspec.Struct, frozen=True):
+    request: str
+    model: str
+    chosen: str
+    instead: str
+    chosen_ms: float
+    instead_ms: float
+
+
+class Difference(msgspec.Struct, frozen=True, kw_only=True):
+    decisions: int = 0
+    changed: int = 0
+    """To another replica that is better by more than a tie."""
+    expected_ms: float = 0.0
+    """Mean expected time to the first token of the replicas that were chosen, by the constants asked for."""
+    instead_ms: float = 0.0
+    """The same of those that would have been."""
+    examples: list[Example] = []
+    """Those with the largest differences first."""
+
+
+def question(policy: str, constants: Iterable[tuple[str, str]], *, model: str = "") -> Question:
+    """From text. Raise ValueError with a sentence."""
+    if policy not in POLICIES:
+        raise ValueError(f"there is no policy {policy!r}; there are {', '.join(POLICIES)}")
+    found: dict[str, float] = {}
+    for name, value in constants:
+        if name not in REPLAYED:
+            raise ValueError(f"{name!r} cannot be replayed; {', '.join(REPLAYED)} can")
+        try:
+            found[name] = float(value)
+        except ValueError:
+            found[name] = -1.0
+        if not 0.0 <= found[name] < (1.0 if name == "kv_full" else float("inf")):
+            raise ValueError(f"{name}: {value!r} will not do")
+    return Question(policy=policy, constants=found, model=model)
+
+
+def whatif(records: Iterable[tuple[str, Record]], asked: Question, *, constants: Constants, rng: Rng) -> Difference:
+    """`records` with their request's id, `constants` as they were. Explorations are left out: they were no mistake."""
+    rule = POLICIES[asked.policy]()
+    other = msgspec.structs.replace(constants, **asked.constants)
+    decisions = changed = 0
+    before = after = 0.0
+    examples: list[Example] = []
+    for request, record in records:
+        decision = record.decision
+        if decision.verdict is not Verdict.SEND or decision.explored or asked.model not in ("", record.model):
+            continue
+        places = _replayed(record, rule, constants=constants, other=other, rng=rng)
+        if places is None:
+            continue
+        was, would, instead = places
+        decisions += 1
+        before, after = before + was, after + would
+        if instead:
+            changed += 1
+            examples.append(Example(request, record.model, decision.replica, instead, was, would))
+    count = max(1, decisions)
+    return Difference(
+        decisions=decisions,
+        changed=changed,
+        expected_ms=before / count,
+        instead_ms=after / count,
+        examples=_largest(examples),
+    )
+
+
+def together(parts: Iterable[Difference]) -> Difference:
+    """Of several routers."""
+    parts = list(parts)
+    decisions = sum(part.decisions for part in parts)
+
+    def mean(of: Callable[[Difference], float]) -> float:
+        return sum(of(part) * part.decisions for part in parts) / max(1, decisions)
+
+    return Difference(
+        decisions=decisions,
+        changed=sum(part.changed for part in parts),
+        expected_ms=mean(lambda part: part.expected_ms),
+        instead_ms=mean(lambda part: part.instead_ms),
+        examples=_largest(example for part in parts for example in part.examples),
+    )
+
+
+def _largest(examples: Iterable[Example]) -> list[Example]:
+    return sorted(examples, key=lambda e: -abs(e.instead_ms - e.chosen_ms))[:EXAMPLES]
+
+
+def _replayed(
+    record: Record, rule: Policy, *, constants: Constants, other: Constants, rng: Rng
+) -> tuple[float, float, str] | None:
+    """Expected ms where it went, and where it would have gone, and the name of that when it is another and better by
+    more than a tie; None for a decision that the policy could not have made."""
+    names = list(record.names)
+    figures = list(record.figures)
+    if (constants.kv_barrier_ms, constants.kv_full) != (other.kv_barrier_ms, other.kv_full):
+        figures = _with_barrier(figures, constants, other)
+    field = Contenders(
+        figures,
+        record.ask,
+        rows=None,
+        matched_bytes=record.matched,
+        extra_ms=record.extra_ms,
+        out=[place for place, name in enumerate(names) if name in record.excluded],
+        constants=other,
+    )
+    score = rule.score(field, rng)
+    best = int(score.argmin())
+    chosen = names.index(record.decision.replica)
+    if not np.isfinite(score[best]) or not record.figures[READY][chosen]:
+        return None
+    least = float(score[best])
+    slack = max(other.tie_ms, other.tie_fraction * least) if rule.in_ms else 0.0
+    was = float(field.ttft[chosen])
+    if score[chosen] <= least + slack:
+        return was, was, ""
+    return was, float(field.ttft[best]), names[best]
+
+
+def _with_barrier(figures: list[Array], constants: Constants, other: Constants) -> list[Array]:
+    """The figures with another price of full memory folded in."""
+    new = [figure.copy() for figure in figures]
+    for place, (used, token) in enumerate(zip(figures[KV_USED], figures[KV_TOKEN], strict=True)):
+        new[BASE][place] += kv_barrier_ms(float(used), other) - kv_barrier_ms(float(used), constants)
+        new[KV_SLOPE][place] = kv_slope_ms(float(used), float(token), other)
+    return new
