@@ -68,7 +68,8 @@ def on(trace: str, fleet: str, *, requests: int) -> Scenario:
 
 
 def tune(bench: Bench, base: Scenario, names: Sequence[str]) -> dict[str, dict[str, float]]:
-    """For each rival the constants with the largest share within the SLO, then the least p99, on seeds of their own and half the requests."""
+    """For each rival the constants with the largest share within the SLO, then the least p99: on seeds of their own and
+    half the requests."""
     base = changed(base, requests=base.requests // 2)
     asked = [(name, tuned) for name in names for tuned in GRIDS.get(name, [])]
     runs = bench.figures(
