@@ -9,6 +9,7 @@ import asyncio
 import os
 import resource
 import signal
+import time
 from collections.abc import Awaitable, Callable
 from functools import partial
 
@@ -18,6 +19,7 @@ from loadtest.house import House, eventually
 
 Breaks = Callable[[House, float], Awaitable[None]]
 
+CLOCK_ERROR_S = 60.0
 SPARE = 2
 """Descriptors that a part may still open when it runs out."""
 
@@ -50,8 +52,9 @@ async def stop_engine(at: House, away_s: float) -> None:
     at.signal(replica, signal.SIGCONT)
 
 
-async def stop(name: str, at: House, away_s: float) -> None:
+async def stop(part: str, at: House, away_s: float) -> None:
     """SIGSTOP, and go on after the time away."""
+    name = await _named(part, at)
     at.signal(name, signal.SIGSTOP)
     await asyncio.sleep(away_s)
     at.signal(name, signal.SIGCONT)
@@ -76,9 +79,9 @@ async def kill_router(at: House, away_s: float) -> None:
     at.start_router()
 
 
-async def fill_disk(name: str, at: House, away_s: float) -> None:
+async def fill_disk(part: str, at: House, away_s: float) -> None:
     """Whatever the part, its engines and their keepers write to a file fails, as on a full disk."""
-    pids = at.pids(name)
+    pids = at.pids(await _named(part, at))
     before = [resource.prlimit(pid, resource.RLIMIT_FSIZE) for pid in pids]
     for pid, (_, hard) in zip(pids, before, strict=True):
         resource.prlimit(pid, resource.RLIMIT_FSIZE, (0, hard))
@@ -87,9 +90,9 @@ async def fill_disk(name: str, at: House, away_s: float) -> None:
         resource.prlimit(pid, resource.RLIMIT_FSIZE, limits)
 
 
-async def take_descriptors(name: str, at: House, away_s: float) -> None:
-    """The part can open next to nothing, while twenty new clients come to it."""
-    pid = at.processes[name].pid
+async def take_descriptors(part: str, at: House, away_s: float) -> None:
+    """The part can open next to nothing, while twenty new clients come to the router."""
+    pid = at.processes[await _named(part, at)].pid
     used = max(map(int, os.listdir(f"/proc/{pid}/fd"))) + 1
     limits = resource.prlimit(pid, resource.RLIMIT_NOFILE)
     resource.prlimit(pid, resource.RLIMIT_NOFILE, (used + SPARE, limits[1]))
@@ -111,23 +114,34 @@ async def _knock(at: House) -> None:
         pass
 
 
-async def step_clock(name: str, by: str, at: House, away_s: float) -> None:
+async def step_clock(part: str, by_s: int, at: House, away_s: float) -> None:
     """And back, after the time away."""
-    at.set_clock(name, by)
+    name = await _named(part, at)
+
+    async def stepped() -> bool:
+        return abs(await at.clock_s(name) - 1e-9 * time.time_ns() - by_s) < CLOCK_ERROR_S
+
+    at.set_clock(name, by_s)
+    await eventually(stepped, limit_s=10.0, why=f"the clock of {name} is {by_s} s off")
     await asyncio.sleep(away_s)
-    at.set_clock(name, "+0")
+    at.set_clock(name, 0)
 
 
-async def cut(one: str, others: tuple[str, ...], at: House, away_s: float) -> None:
+async def cut(part: str, others: tuple[str, ...], at: House, away_s: float) -> None:
     """No packet passes between them, and neither is told."""
     assert at.network is not None
-    at.network.cut(one, *others)
+    name = await _named(part, at)
+    at.network.cut(name, *others)
     await asyncio.sleep(away_s)
-    at.network.heal(one, *others)
+    at.network.heal(name, *others)
 
 
-NODE = "node-1"
-"""Where an agent or its host is broken."""
+async def _named(part: str, at: House) -> str:
+    """The node is the one that has most to do."""
+    return (await at.busiest()).partition(".")[0] if part == NODE else part
+
+
+NODE = "node"
 FAULTS: dict[str, Fault] = {
     "engine, kill -9": Fault(breaks=kill_engine),
     "engine, SIGSTOP": Fault(breaks=stop_engine),
@@ -141,10 +155,10 @@ FAULTS: dict[str, Fault] = {
     "node, disk full": Fault(breaks=partial(fill_disk, NODE)),
     "router, no descriptors": Fault(breaks=partial(take_descriptors, "router")),
     "agent, no descriptors": Fault(breaks=partial(take_descriptors, NODE)),
-    "router, clock an hour ahead": Fault(breaks=partial(step_clock, "router", "+3600"), clocks=True),
-    "router, clock an hour back": Fault(breaks=partial(step_clock, "router", "-3600"), clocks=True),
-    "node, clock an hour ahead": Fault(breaks=partial(step_clock, NODE, "+3600"), clocks=True),
-    "node, clock an hour back": Fault(breaks=partial(step_clock, NODE, "-3600"), clocks=True),
+    "router, clock an hour ahead": Fault(breaks=partial(step_clock, "router", 3600), clocks=True),
+    "router, clock an hour back": Fault(breaks=partial(step_clock, "router", -3600), clocks=True),
+    "node, clock an hour ahead": Fault(breaks=partial(step_clock, NODE, 3600), clocks=True),
+    "node, clock an hour back": Fault(breaks=partial(step_clock, NODE, -3600), clocks=True),
     "node cut off from router": Fault(breaks=partial(cut, NODE, ("router",)), network=True),
     "node cut off from registry": Fault(breaks=partial(cut, NODE, ("registry",)), network=True),
     "router cut off from registry": Fault(breaks=partial(cut, "router", ("registry",)), network=True),

@@ -18,7 +18,7 @@ def missing() -> str:
 
 def environment(directory: Path, name: str) -> dict[str, str]:
     """For a process whose clock `step` is to move, with all that it starts."""
-    step(directory, name, "+0")
+    step(directory, name, 0)
     return {
         "LD_PRELOAD": os.fspath(LIBRARIES[0]),
         "FAKETIME_TIMESTAMP_FILE": os.fspath(_file(directory, name)),
@@ -27,9 +27,9 @@ def environment(directory: Path, name: str) -> dict[str, str]:
     }
 
 
-def step(directory: Path, name: str, by: str) -> None:
-    """`by` seconds from the true time, as "+3600"; within a second."""
-    _file(directory, name).write_text(f"{by}\n")
+def step(directory: Path, name: str, by_s: int) -> None:
+    """So far from the true time, within a second."""
+    _file(directory, name).write_text(f"{by_s:+d}\n")
 
 
 def _file(directory: Path, name: str) -> Path:

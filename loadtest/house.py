@@ -31,6 +31,7 @@ from loadtest.processes import CannotStart, Process, free_port, memory_bytes
 from wire.connect import RegistrySettings, connect
 from wire.records import ApiKey, ModelState, Node, Record, Replica, Tenant, decode, encode, key, prefix
 from wire.registry import RegistryError
+from wire.usage import decode_line
 
 KEY = "sk-house"
 TENANT = "house"
@@ -168,9 +169,19 @@ class House:
             os.kill(pid, signal.SIGKILL)
         await eventually(lambda: _gone(pid), limit_s=10.0, why=f"{name} dies")
 
-    def set_clock(self, name: str, by: str) -> None:
-        """Of an agent, with its engines, or of the router: `by` seconds from the true time."""
-        clocks.step(self.directory, name, by)
+    def set_clock(self, name: str, by_s: int) -> None:
+        """Of an agent, with its engines, or of the router: so far from the true time."""
+        clocks.step(self.directory, name, by_s)
+
+    async def clock_s(self, name: str) -> float:
+        """What that part takes the time to be: by the router's last record, or by an answer of the node's engine."""
+        if name == "router":
+            record = max((path for path in (self.directory / "router").glob("usage-*.jsonl")), default=None)
+            lines = record.read_bytes().splitlines() if record else []
+            return decode_line(lines[-1]).arrived_unix_ns / 1e9 if lines else 0.0
+        address = (await self.replicas())[f"{name}.{MODEL}.0"].address
+        asked = {"model": MODEL, "prompt": "what time is it?", "max_tokens": 1}
+        return float((await self.http.post(f"http://{address}/v1/completions", json=asked)).json()["created"])
 
     def pids(self, name: str) -> list[int]:
         """Of a part; of an agent with its engines and their keepers."""

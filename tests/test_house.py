@@ -63,6 +63,30 @@ def test_every_code_has_a_row_that_makes_sense(code: Code) -> None:
     assert code is Code.OK or b'"error":{"message":"x","type":"' in error_json(code, "x")
 
 
+WALL_CLOCK = {
+    "router/app.py": "names this process and dates its record",
+    "router/downstream/routes.py": "dates a request; whether a key has expired",
+    "router/pipeline.py": "whether a key has expired",
+    "node_agent/app.py": "dates the node's record",
+    "node_agent/engines/keeper.py": "dates the state file",
+    "node_agent/engines/simulated/replica.py": "`created` of an answer",
+    "control/admin.py": "ages that people read",
+    "control/up.py": "dates a key",
+    "control/commands/requests.py": "`--since`",
+    "control/commands/fleet.py": "ages that people read",
+    "control/commands/keys.py": "dates and expiry of keys",
+    "proto/wire/embedded.py": "a first revision above that of a former life",
+}
+"""Who may ask what time it is, and for what. No lease, limit, deadline, rate or order hangs on it."""
+
+
+def test_only_these_modules_read_the_wall_clock() -> None:
+    rooms = ("router", "node_agent", "control", "proto")
+    read = re.compile(r"\btime\.(time|time_ns|localtime|gmtime)\(|\bdatetime\.(now|utcnow|today)\(|CLOCK_REALTIME")
+    asking = {name(path) for path in MODULES if name(path).startswith(rooms) and read.search(path.read_text())}
+    assert set(WALL_CLOCK) == asking
+
+
 def test_no_document_names_a_machine_of_ours() -> None:
     documents = [*ROOT.glob("*.md"), *(p for room in (*ROOMS, "tests") for p in (ROOT / room).rglob("*.md"))]
     ours = (f"{ROOT}/", f"{Path.home()}/")
