@@ -58,6 +58,8 @@ class Siblings:
             client.on_pause, client.on_resume = connection.pause, connection.resume
             connection.send(_request(call), b"", passage)
             await passage.done.wait()
+            if not client.started:
+                raise unknown()
         finally:
             connection.abort()
 
@@ -83,10 +85,8 @@ class Passage:
 
     def lost(self, error: Exception | None) -> None:
         """The process that keeps the stream is gone, and the stream with it."""
-        answer = broken_answer(Code.STREAM_GONE, "the process that kept it has ended")
-        if not self._client.started:
-            self._client.start(unknown().status, [], length=len(answer.data))
-        self._client.end(answer.data)
+        if self._client.started:
+            self._client.end(broken_answer(Code.STREAM_GONE, "the process that kept it has ended").data)
         self.done.set()
 
 
@@ -97,9 +97,8 @@ class _Door(asyncio.Protocol):
         self._protocol = protocol
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
         if _user_at(transport.get_extra_info("socket")) != os.getuid():
-            transport.abort()
+            transport.close()
             return
         protocol = self._protocol()
         transport.set_protocol(protocol)

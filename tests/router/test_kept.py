@@ -67,7 +67,7 @@ class Client:
         self.body = b""
 
     async def answered(self) -> Client:
-        self.head = await asyncio.wait_for(self._reader.readuntil(b"\r\n\r\n"), 10)
+        self.head = await self._reader.readuntil(b"\r\n\r\n")
         return self
 
     @property
@@ -102,8 +102,9 @@ class Client:
         self._writer.transport.abort()
 
 
-async def connect(router: Router, last_event_id: str = "", **asked: Any) -> Client:
-    return await (await ask(router, last_event_id, **asked)).answered()
+async def connect(router: Router, last_event_id: str = "", *, limit_s: float = 10.0, **asked: Any) -> Client:
+    async with asyncio.timeout(limit_s):
+        return await (await ask(router, last_event_id, **asked)).answered()
 
 
 async def ask(
