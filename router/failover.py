@@ -63,6 +63,8 @@ class Failover:
         self._budget = budget
         self._settings = settings
         self._rng = rng
+        self._thinking: set[str] = set()
+        """Models that were seen to think before they answer."""
         self._clock = asyncio.get_running_loop().time
 
     async def serve(self, call: Call, client: Outlet) -> Answer:
@@ -85,7 +87,10 @@ class Failover:
                         return broken_answer(relay.attempt.code, relay.attempt.detail)
                     return await self._continue(call, client, job.story, relay)
             finally:
-                self._charge(call, race.job.story if race else job.story)
+                told = race.job.story if race else job.story
+                self._charge(call, told)
+                if told is not None and call.model not in self._thinking and told.thought:
+                    self._thinking.add(call.model)
             if relay.attempt.code in (Code.OK, Code.ENGINE_REJECTED):
                 return _whole(relay) if job.story is None or relay.answer else _ended(job.story, relay.tail)
             failed = refusal_of(relay, busy_s=self._placement.retry_after_s(call))
@@ -153,7 +158,7 @@ class Failover:
         replica = self._replica(decision)
         story = None
         if asked.streams:
-            story = Story(asked, token_ids=replica.token_ids, seed=self._seed(asked))
+            story = Story(asked, token_ids=replica.token_ids, seed=self._seed(call, asked))
         return Job(
             decision=decision,
             replica=replica,
@@ -183,9 +188,9 @@ class Failover:
             movable=lambda: _can_go_on(story),
         )
 
-    def _seed(self, asked: Asked) -> int | None:
+    def _seed(self, call: Call, asked: Asked) -> int | None:
         """A seed of ours, where only a replay could continue the stream and chance would forbid it."""
-        return self._rng.getrandbits(31) if needs_seed(asked) else None
+        return self._rng.getrandbits(31) if needs_seed(asked, thinks=call.model in self._thinking) else None
 
     async def _spell(self, story: Story, tried: set[str]) -> None:
         """Some ids' text may be held back in the engine that broke; another engine can tell (see continuation.py)."""

@@ -6,6 +6,8 @@ as their text and id (core/run.py), others as they came and folded in batches, a
 
 from __future__ import annotations
 
+import re
+
 from router.core.asked import Asked, cut_for, prepare
 from router.core.continuation import Plan, plan, settle, unsettled
 from router.core.events import DONE
@@ -14,6 +16,9 @@ from router.core.splice import Splice, closing
 from router.core.transcript import Transcript
 from router.core.usage import Usage, charged
 
+THOUGHTS = frozenset({"reasoning", "reasoning_content"})
+"""Channels of a chat's thoughts: vLLM's word, and that of its older versions and of others."""
+_A_THOUGHT = re.compile(rb'"reasoning(?:_content)?":"')
 FOLD_BYTES = 4096
 """Of unusual events kept before they are folded."""
 
@@ -72,6 +77,14 @@ class Story:
         if tail.endswith(DONE):
             return tail
         return tail + self.cut.any(closing(self.fold()))
+
+    @property
+    def thought(self) -> bool:
+        """Whether some of what was delivered came as thoughts, in a channel of their own. Nothing is decoded for it."""
+        told = {channel for choice in self.transcript.choices.values() for channel in choice.channels}
+        if self.run.channel in THOUGHTS or not told.isdisjoint(THOUGHTS):
+            return True
+        return any(_A_THOUGHT.search(block) for block in self._kept)
 
     def charged(self, *, prompt_estimate: int) -> Usage:
         return charged(self.fold(), prompt_estimate=prompt_estimate)

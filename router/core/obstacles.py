@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import msgspec
 
-from router.core.asked import Asked, members_of
+from router.core.asked import Asked, Endpoint, members_of
 from router.core.chunks import NULL
 
 
@@ -35,12 +35,16 @@ SPENT = _names(
 """Did their work when the prompt was made, or matter only beside a field that we judge, or to no token at all."""
 
 
-def needs_seed(asked: Asked) -> bool:
+def needs_seed(asked: Asked, *, thinks: bool = False) -> bool:
     """Whether a seed of ours is what would make a broken stream of this request resumable: it is sampled without one,
     and cannot go on by ids, or not from everywhere: a client that sees ids or logprobs sees half characters, which
-    nobody could draw again. Others go on without, and spare the engine a generator per request."""
+    nobody could draw again; and thoughts (of a model that `thinks`, in a chat) are told from the answer by the engine's
+    own parser. Others go on without, and spare the engine a generator per request."""
     sampled = asked.resumable and not asked.greedy and asked.seed is None
-    return sampled and bool(obstacle(asked) or asked.wants_ids or asked.wants_logprobs)
+    if not sampled:
+        return False
+    thoughtful = thinks and asked.endpoint is Endpoint.CHAT
+    return thoughtful or bool(obstacle(asked) or asked.wants_ids or asked.wants_logprobs)
 
 
 def obstacle(asked: Asked) -> str:

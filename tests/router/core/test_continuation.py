@@ -161,6 +161,13 @@ class TestReplay:
         assert not needs_seed(chat(stop="x", temperature=0))
         assert not needs_seed(chat(stop="x", stream=False))
 
+    def test_a_sampled_chat_of_a_model_that_thinks_gets_our_seed(self):
+        assert needs_seed(chat(), thinks=True)
+        assert not needs_seed(chat(seed=1), thinks=True)
+        assert not needs_seed(chat(temperature=0), thinks=True)
+        assert not needs_seed(chat(stream=False), thinks=True)
+        assert not needs_seed(text(), thinks=True)
+
     def test_what_has_our_seed_is_never_drawn_anew(self):
         asked = chat(return_token_ids=True)
         made = planned(asked, ROLE, event(said="a", ids=[7]), seeded=True)
