@@ -68,7 +68,8 @@ class Job(msgspec.Struct, kw_only=True):
     patience: Patience
     kind: str
     path: str
-    body: bytes
+    body: Callable[[], bytes]
+    """Asked when it is sent, so that it is not kept while the answer streams."""
     editor: FirstLeg | SplicedLeg | WholeLeg
     story: Story | None
     """Of a stream; None where the answer comes whole."""
@@ -136,7 +137,7 @@ class Attempts:
         if job.rival is not None:
             job.rival.entered(relay)
         try:
-            await self._exchange(relay, job, self._head(call, job, attempt))
+            await self._exchange(relay, job, call)
         except ConnectFailed as error:
             relay.stop(Code.OVERLOADED if error.ours else Code.ENGINE_UNREACHABLE, str(error))
         except asyncio.CancelledError:
@@ -218,7 +219,7 @@ class Attempts:
         limit_s = stall.stream_limit_s(sign, interval_s=relay.interval_s, cap_s=cap_s, named=job.replica.token_ids)
         return limit_s if silent_s > limit_s and job.movable() else cap_s
 
-    async def _exchange(self, relay: Relay, job: Job, head: bytes) -> None:
+    async def _exchange(self, relay: Relay, job: Job, call: Call) -> None:
         """Send and wait. A kept connection that the engine had closed meanwhile is replaced once, at no one's cost."""
         address = job.replica.address
         connection = self._pool.idle(address)
@@ -230,7 +231,9 @@ class Attempts:
                     self._dispatcher.observe_rtt(job.replica.node, connection.rtt_s)
             relay.attach(connection)
             try:
-                connection.send(head, job.body, relay)
+                body = job.body()
+                connection.send(self._head(call, job, relay.attempt, size=len(body)), body, relay)
+                del body
                 await relay.done
             finally:
                 answered = connection.answered
@@ -241,11 +244,11 @@ class Attempts:
             connection, kept = None, False
             relay.again()
 
-    def _head(self, call: Call, job: Job, attempt: Attempt) -> bytes:
+    def _head(self, call: Call, job: Job, attempt: Attempt, *, size: int) -> bytes:
         lines = [
             b"POST %b HTTP/1.1\r\nhost: %b\r\ncontent-type: application/json\r\n"
             % (job.path.encode(), job.replica.address.encode()),
-            b"content-length: %d\r\nx-request-id: %b\r\n" % (len(job.body), call.request_id.encode()),
+            b"content-length: %d\r\nx-request-id: %b\r\n" % (size, call.request_id.encode()),
             b"traceparent: %b\r\n" % format_traceparent(call.trace_id, attempt.span_id, sampled=call.sampled),
             self._authorization,
         ]

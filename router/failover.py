@@ -166,7 +166,7 @@ class Failover:
             patience=call.patience,
             kind=kind,
             path=call.path,
-            body=story.sent if story else asked.body,
+            body=story.sent if story else lambda: asked.body,
             editor=story.first_leg() if story else WholeLeg(),
             story=story,
             choices=asked.choices,
@@ -181,7 +181,7 @@ class Failover:
             patience=replace(call.patience, first_token_until=inf),  # the client has its first token
             kind="resume",
             path=plan.endpoint,
-            body=plan.body,
+            body=lambda: plan.body,
             editor=story.next_leg(plan),
             story=story,
             choices=len(plan.choices),

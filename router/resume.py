@@ -30,14 +30,17 @@ class Story:
         self.asked = asked
         self.token_ids = token_ids
         self.seeded = seed is not None and asked.seed is None
-        self.sent = prepare(asked, token_ids=token_ids, seed=seed)
-        """Body of the first attempt."""
+        self._seed = seed
         self.transcript = Transcript(asked)
         self.cut = cut_for(asked, token_ids=token_ids)
         self.run = Run(cut_ids=self.cut.ids)
         """Usual events, delivered after all that is kept otherwise."""
         self._kept: list[bytes] = []
         self._kept_bytes = 0
+
+    def sent(self) -> bytes:
+        """Body of the first attempt, made anew each time: a stream that does not break needs it once."""
+        return prepare(self.asked, token_ids=self.token_ids, seed=self._seed)
 
     def keep(self, block: bytes) -> None:
         """Other delivered events, before the cut."""
@@ -60,7 +63,7 @@ class Story:
     def plan(self, *, ids_supported: bool) -> Plan:
         transcript = self.fold()
         supported = ids_supported and self.token_ids
-        return plan(self.asked, transcript, sent=self.sent, seeded=self.seeded, ids_supported=supported)
+        return plan(self.asked, transcript, sent=self.sent(), seeded=self.seeded, ids_supported=supported)
 
     def unsettled(self, held: int) -> dict[int, list[int]]:
         """Ids of which only an engine can say whether their text was delivered whole, by choice."""

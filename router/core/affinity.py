@@ -39,7 +39,7 @@ EDGES = _edges(1 << 20)
 SLICES = tuple(slice(start, end) for start, end in zip((0, *EDGES), EDGES, strict=False))
 
 
-def chain(seed: str, prompt: bytes) -> list[int]:
+def chain(seed: str, prompt: bytes | memoryview) -> list[int]:
     """One key per whole block; equal keys mean equal prompts up to there, for the same seed (the model's name)."""
     size = len(prompt)
     if size < BLOCK_BYTES:

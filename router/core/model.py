@@ -21,7 +21,7 @@ class Shape(msgspec.Struct, kw_only=True):
     request_id: str
     model: str
     tenant: str = ""
-    prompt: bytes = b""
+    prompt: bytes | memoryview = b""
     """Canonical bytes of the prompt (messages, tools), as hashed for prefix matching. Never logged."""
     max_tokens: int = 0
     """Limit the client gave, 0 when none."""

@@ -9,7 +9,6 @@ and what RFC 9112 wants refused because two readers could see different messages
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from collections.abc import Callable
 from typing import Any
 
@@ -17,6 +16,7 @@ import httptools
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
 from router.core.errors import Code, error_json
+from router.downstream.light import Flow, Queue, Signal
 from router.downstream.stream import Headers, _ignore, declared_length, read_body, too_large
 from router.silence import notice_loss
 
@@ -154,12 +154,15 @@ class RouterProtocol(HttpToolsProtocol):
     """From the first byte of a request to its last, and from connecting to the first byte."""
     loss_limit_s: float = 60.0
     """A client whose host acknowledges nothing for so long is gone."""
-    read_deadline: float = 0.0
-    """The request under way must be complete by then (loop time); 0 between requests. Checked by a sweep."""
+
+    # Slots keep uvicorn's own attributes few enough for a table of names that all connections share.
+    __slots__ = ("fault", "head_bytes", "hosts", "in_body", "read_deadline", "requests", "streams")
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        self.streams: deque[DirectStream] = deque()
+        self.flow = Flow(transport)
+        self.pipeline = Queue()  # type: ignore[assignment]
+        self.streams: Queue[DirectStream] = Queue()
         """The stream being served, then those of pipelined requests that wait behind it."""
         self.head_bytes: int | None = None
         """Bytes of an unfinished request head so far; None when no head is being read."""
@@ -170,6 +173,7 @@ class RouterProtocol(HttpToolsProtocol):
         self.fault: Fault | None = None
         """Nothing more is read; said once the requests before it have been answered."""
         self.read_deadline = self.loop.time() + self.request_limit_s
+        """The request under way must be complete by then (loop time); 0 between requests. Checked by a sweep."""
         if (raw := transport.get_extra_info("socket")) is not None:
             notice_loss(raw, self.loss_limit_s)
         if len(self.connections) > self.connections_limit:
@@ -219,6 +223,7 @@ class RouterProtocol(HttpToolsProtocol):
         if self.parser.should_upgrade():  # the parser stops here; see _without_upgrade
             return
         super().on_headers_complete()
+        self.cycle.message_event = Signal()  # type: ignore[assignment]
         self.requests += 1
         if self.requests >= self.requests_limit:
             self.cycle.keep_alive = False

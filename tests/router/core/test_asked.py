@@ -163,3 +163,19 @@ def test_nothing_added_or_replaced_is_the_same_object():
     body = b'{"a":1}'
     assert append(body, {}) is body
     assert replace(body, {}) is body
+
+
+class TestWhere:
+    def test_a_prompt_is_shown_where_it_stands_in_the_body(self):
+        asked = read(CHAT, b'{"messages": [{"role": "user", "content": "hello"}], "stream": true}')
+        seen = asked.where(asked.params.messages)
+        assert (b'[{"role": "user", "content": "hello"}]', asked.body) == (bytes(seen), seen.obj)
+
+    def test_a_prompt_whose_beginning_stands_elsewhere_too_is_copied(self):
+        words = "w" * 100
+        asked = read(CHAT, json.dumps({"user": [words, 1], "messages": [words, 2]}).encode())
+        assert json.dumps([words, 2]).encode() == asked.where(asked.params.messages)
+
+    def test_no_prompt_is_null(self):
+        asked = read(CHAT, b'{"stream": true}')
+        assert b"null" == asked.where(asked.params.messages)
