@@ -13,14 +13,14 @@ retiring its bits. Decides nothing. Source: routing.md section 2.6; SGLang's tre
 
 from __future__ import annotations
 
-import numpy as np
-from numpy.typing import NDArray
+from bisect import bisect_right
+from collections.abc import Iterable
 
 BLOCK_BYTES = 256
 EXACT_BLOCKS = 64
 DOUBLING_BLOCKS = 32
-FEW = 12
-"""With more bits than this numpy finds them faster than a loop."""
+READ_LIMIT = 256
+"""Sets whose rows are kept at hand."""
 
 
 def _edges(limit: int) -> tuple[int, ...]:
@@ -51,7 +51,7 @@ def chain(seed: str, prompt: bytes | memoryview) -> list[int]:
 def _blocks(size: int) -> int:
     if size < EDGES[EXACT_BLOCKS - 1]:
         return size // BLOCK_BYTES
-    return int(np.searchsorted(EDGES, size, side="right"))
+    return bisect_right(EDGES, size)
 
 
 Match = list[tuple[int, int]]
@@ -61,22 +61,24 @@ Match = list[tuple[int, int]]
 class PrefixIndex:
     """The replicas of one model, by row: small numbers that their owner hands out and keeps while they are added."""
 
-    __slots__ = ("_bits", "_free", "_half", "_live", "_new", "_old", "_retired", "_rows", "_young")
+    __slots__ = ("_bits", "_free", "_half", "_live", "_new", "_old", "_read", "_retired", "_rows", "_young")
 
     def __init__(self) -> None:
         self._young: dict[int, int] = {}
         self._old: dict[int, int] = {}
-        self._rows: NDArray[np.intp] = np.zeros(0, np.intp)
+        self._rows: list[int] = []
         """Row of each bit; that of a retired bit means nothing."""
         self._live = 0
         self._free: list[int] = []
         self._retired: tuple[list[int], list[int]] = ([], [])
         """Bits retired in this turn of the dictionary, and in the one before: after the next no key has them."""
-        self._bits: NDArray[np.intp] = np.zeros((16, 2), np.intp)
+        self._bits: list[tuple[int, int]] = []
         """Young and old bit of each row; bit 0 is nobody's."""
         self._half: dict[int, int] = {}
         """Bytes after which the young bit of a row becomes the old one."""
         self._new: dict[int, int] = {}
+        self._read: dict[int, list[int]] = {}
+        """Rows of some sets, as long as no bit changes hands."""
 
     def __len__(self) -> int:
         return len(self._young) + len(self._old)
@@ -90,22 +92,22 @@ class PrefixIndex:
         """Start, or start again with nothing: a replica joined, restarted or dropped its cache."""
         self.remove(row)
         while row >= len(self._bits):
-            self._bits = np.concatenate((self._bits, np.zeros_like(self._bits)))
+            self._bits.append((0, 0))
         self._half[row] = max(BLOCK_BYTES, capacity_bytes // 2)
         self._new[row] = 0
         self._bits[row] = (self._take(row), self._take(row))
 
     def remove(self, row: int) -> None:
         if self._half.pop(row, None) is not None:
-            for bit in self._bits[row].tolist():
+            for bit in self._bits[row]:
                 self._retire(bit)
-            self._bits[row] = 0
+            self._bits[row] = (0, 0)
 
     def insert(self, row: int, keys: list[int]) -> None:
         """The replica was sent this prompt."""
         if row not in self._half or not keys:
             return
-        bit, older = self._bits[row].tolist()
+        bit, older = self._bits[row]
         young, old, live = self._young, self._old, self._live
         mask, both = 1 << bit, 1 << bit | 1 << older
         fresh = 0
@@ -156,54 +158,56 @@ class PrefixIndex:
 
     def rows(self, bits: int, limit: int) -> list[int]:
         """Up to `limit` replicas of a set."""
-        where = _where(bits & self._live, 2 * limit)  # a replica has at most two bits
-        return list(dict.fromkeys(self._rows[where].tolist()))[:limit]
+        found: dict[int, None] = {}
+        bits &= self._live
+        while bits and len(found) < limit:
+            bit = bits.bit_length() - 1
+            found[self._rows[bit]] = None
+            bits ^= 1 << bit
+        return list(found)
 
-    def spread(self, match: Match, out: NDArray[np.float64]) -> None:
-        """Write the bytes matched into the rows that match; leaves the others as they are."""
-        for size, bits in match:
-            if bits.bit_count() <= FEW:
-                while bits:
-                    low = bits & -bits
-                    out[self._rows[low.bit_length() - 1]] = size
-                    bits ^= low
-            else:
-                out[self._rows[_where(bits)]] = size
+    def spread(self, match: Match, size: int) -> list[float]:
+        """Bytes that each of the first `size` rows has. Sets recur (a system prompt is everywhere), so their rows are
+        kept at hand."""
+        out = [0.0] * size
+        for matched, bits in match:
+            rows = self._read.get(bits)
+            if rows is None:
+                if len(self._read) >= READ_LIMIT:
+                    self._read.clear()
+                rows = self._read[bits] = self.rows(bits, size)
+            for row in rows:
+                out[row] = matched
+        return out
 
-    def matched(self, match: Match, rows: NDArray[np.intp]) -> NDArray[np.float64]:
+    def matched(self, match: Match, rows: Iterable[int]) -> list[float]:
         """Bytes that each of some rows has."""
         if not match:
-            return np.zeros(len(rows))
+            return [0.0 for _ in rows]
         width = len(self._rows) // 8
-        sizes = np.array([float(size) for size, _ in match])
-        sets = np.frombuffer(b"".join([bits.to_bytes(width, "little") for _, bits in match]), np.uint8)
-        mine = self._bits[rows]
-        has = (sets.reshape(len(match), width)[:, mine >> 3] >> (mine & 7)) & 1
-        found: NDArray[np.float64] = ((has[:, :, 0] | has[:, :, 1]) * sizes[:, np.newaxis]).max(axis=0)
+        sets = [(float(size), bits.to_bytes(width, "little")) for size, bits in reversed(match)]
+        found = []
+        for row in rows:
+            young, old = self._bits[row]
+            for size, bits in sets:
+                if bits[young >> 3] >> (young & 7) & 1 or bits[old >> 3] >> (old & 7) & 1:
+                    found.append(size)
+                    break
+            else:
+                found.append(0.0)
         return found
 
     def _take(self, row: int) -> int:
         if not self._free:
             size = len(self._rows)
-            self._rows = np.concatenate((self._rows, np.zeros(max(64, size), np.intp)))
+            self._rows += [0] * max(64, size)
             self._free = list(range(len(self._rows) - 1, max(size, 1) - 1, -1))
         bit = self._free.pop()
         self._rows[bit] = row
         self._live |= 1 << bit
+        self._read.clear()
         return bit
 
     def _retire(self, bit: int) -> None:
         self._live &= ~(1 << bit)
         self._retired[0].append(bit)
-
-
-def _where(bits: int, limit: int = 0) -> NDArray[np.intp]:
-    """Numbers of the bits that are set, about the first `limit` of them when one is given: wide sets are mostly empty
-    bytes, which are left out before bits are looked at."""
-    raw = np.frombuffer(bits.to_bytes((bits.bit_length() + 7) // 8, "little"), np.uint8)
-    full = np.flatnonzero(raw != 0)
-    if limit:
-        full = full[:limit]
-    where = np.flatnonzero(np.unpackbits(raw[full], bitorder="little"))
-    numbers: NDArray[np.intp] = full[where >> 3] * 8 + (where & 7)
-    return numbers

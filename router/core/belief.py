@@ -116,10 +116,11 @@ class Belief:
         if node is not None:
             node.rtt_ms.learn(1000.0 * rtt_s)
 
-    def changed(self, replica: ReplicaState, now: float) -> None:
+    def changed(self, replica: ReplicaState) -> None:
         """Something was sent to it, started or ended: its neighbours on the GPU feel it too."""
         if replica.row >= 0:
-            self.refresh(replica.node, now)
+            for state in replica.node.replicas:
+                self.group_of(state).touch(state.row)
         elif not replica.ledger.entries and replica in self._leaving:
             self._leaving.remove(replica)
 

@@ -119,7 +119,8 @@ class Constants(msgspec.Struct, frozen=True, kw_only=True):
     """When an engine does not tell its KV capacity: 400k tokens of 4 bytes."""
 
     # Selection by size
-    scan_limit: int = 1000
+    scan_limit: int = 48
+    """Replicas of one model that are all scored; of more, the promising ones [bench_decision.py: which costs less]."""
     holders: int = 16
     shortlist: int = 16
     strangers: int = 8

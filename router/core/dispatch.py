@@ -9,8 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
 
-import numpy as np
-
 from router.core import hold, verdicts
 from router.core.affinity import chain
 from router.core.belief import Belief
@@ -161,14 +159,15 @@ class CoreDispatcher:
             group.refresh(state, now)
         rows = range(len(group))
         match = group.index.match(chain(shape.model, shape.prompt))
-        matched = group.index.matched(match, np.arange(len(group)))
+        matched = group.index.matched(match, rows)
         record = Record(
             at=now,
             model=shape.model,
             decision=Decision(verdict=Verdict.NONE),
             ask=self._ask(group, shape, now),
             names=group.names,
-            figures=group.all_columns(),
+            rows=None,
+            columns=list(group.columns),
             matched=matched,
             extra_ms=group.adapter_ms(shape.model) if shape.model != group.model else None,
             excluded=why_out(group, rows, ()),
@@ -197,11 +196,9 @@ class CoreDispatcher:
         """From the first token to the last, for an answer of the usual length; 0 for decisions not to send."""
         if not isinstance(decision, Picked) or decision.state.row < 0 or shape.embedding:
             return 0.0
-        figures, row = decision.group.figures, decision.state.row
+        column = decision.group.columns[decision.state.row]
         output = self._lengths.expected(shape.model, shape.tenant, limit=shape.max_tokens)
-        return output * float(
-            figures[TOKEN][row] + figures[CONTEXT][row] * (decision.plan.prompt_tokens + output / 2.0)
-        )
+        return output * (column[TOKEN] + column[CONTEXT] * (decision.plan.prompt_tokens + output / 2.0))
 
     def accuracy(self) -> dict[str, Accuracy]:
         """Of the predictions, by base model."""

@@ -11,26 +11,29 @@ from collections.abc import Iterable, Sequence
 from math import isfinite
 
 import msgspec
+import numpy as np
 
 from router.core.constants import Constants
 from router.core.model import Candidate, Decision, Verdict
-from router.core.score import Array, Ask, terms
+from router.core.score import Ask, Column, terms
 
 
 class Record:
     """One decision: who was looked at, with what figures, and what happened to it since."""
 
     __slots__ = (
+        "__weakref__",
+        "_names",
+        "_rows",
         "ask",
         "at",
+        "columns",
         "decision",
         "events",
         "excluded",
         "extra_ms",
-        "figures",
         "matched",
         "model",
-        "names",
         "times",
     )
 
@@ -42,18 +45,24 @@ class Record:
         decision: Decision,
         ask: Ask,
         names: Sequence[str],
-        figures: Array,
-        matched: Array | None,
-        extra_ms: Array | None,
+        rows: Sequence[int] | None,
+        columns: Sequence[Column],
+        matched: Sequence[float] | None,
+        extra_ms: Sequence[float] | None,
         excluded: dict[str, str],
     ) -> None:
         self.at, self.model, self.decision, self.ask = at, model, decision, ask
-        self.names, self.figures, self.matched = names, figures, matched
+        self._names, self._rows = names, rows
+        self.columns, self.matched = columns, matched
         self.extra_ms, self.excluded = extra_ms, excluded
         self.events: list[tuple[float, str]] = []
         """(when, what): first token, progress, ending."""
         self.times = 1
         """How often the same answer was given in a row, while the request was held."""
+
+    @property
+    def names(self) -> Sequence[str]:
+        return self._names if self._rows is None else [self._names[row] for row in self._rows]
 
 
 class Told(msgspec.Struct, kw_only=True):
@@ -132,7 +141,7 @@ def tell(records: Sequence[Record], constants: Constants) -> list[Told]:
             expected_p90_ms=record.decision.expected_p90_ms,
             prompt_tokens=record.decision.prompt_tokens,
             uncached_tokens=record.decision.uncached_tokens,
-            candidates=candidates(record, constants),
+            candidates=_foremost(record, constants),
             times=record.times,
             events=[(at - first, what) for at, what in record.events],
             explored=record.decision.explored,
@@ -141,11 +150,20 @@ def tell(records: Sequence[Record], constants: Constants) -> list[Told]:
     ]
 
 
+def _foremost(record: Record, constants: Constants) -> list[Candidate]:
+    """The best, and the one that was chosen where many were equal."""
+    every = candidates(record, constants)
+    best = every[: constants.record_candidates]
+    chosen = [candidate for candidate in every if candidate.replica == record.decision.replica]
+    return best if chosen[0] in best else [*best[:-1], *chosen]
+
+
 def candidates(record: Record, constants: Constants) -> list[Candidate]:
-    figures = list(record.figures)
-    parts = terms(figures, record.ask, record.matched, constants)
+    figures = list(np.array(record.columns).T)
+    matched = None if record.matched is None else np.array(record.matched)
+    parts = terms(figures, record.ask, matched, constants)
     if record.extra_ms is not None:
-        parts["adapter"] = record.extra_ms
+        parts["adapter"] = np.array(record.extra_ms)
     found = []
     for place, name in enumerate(record.names):
         if not name:

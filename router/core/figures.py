@@ -79,6 +79,7 @@ def figures_of(replica: ReplicaState, *, routers: int, now: float, constants: Co
         pace if able else inf,
         slowness * cost.decode * prior.context_ms,
         replica.hit.value,
+        constants.harm_weight * slowness * prefill_ms * (decoding + len(ledger.queue)),
         1.0 if able and replica.current is ModelState.READY else 0.0,
         replica.uncertainty.value,
         network,
@@ -93,7 +94,6 @@ def figures_of(replica: ReplicaState, *, routers: int, now: float, constants: Co
         float(report.running if report is not None else len(ledger.entries) - len(ledger.queue)),
         min(1.0, context * per_token),
         replica.latency_ms,
-        constants.harm_weight * slowness * prefill_ms * (decoding + len(ledger.queue)),
     ]
 
 

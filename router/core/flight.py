@@ -78,7 +78,7 @@ class CoreFlight:
         plan: Plan,
         lengths: Lengths,
         record: Record | None,
-        changed: Callable[[ReplicaState, float], None],
+        changed: Callable[[ReplicaState], None],
         now: float,
     ) -> None:
         self._replica, self._group, self._shape, self._plan = replica, group, shape, plan
@@ -91,7 +91,7 @@ class CoreFlight:
         )
         self._entry.expected_ms = plan.steps_ms + plan.prefill_ms
         replica.used_at = now
-        changed(replica, now)
+        changed(replica)
 
     def first_token(self, now: float) -> None:
         entry, plan, replica = self._entry, self._plan, self._replica
@@ -105,7 +105,7 @@ class CoreFlight:
         replica.uncertainty.learn(min(3.0, abs(log(max(elapsed_ms, 0.001) / plan.expected_ms))))
         self._learn_speed(elapsed_ms, now, censored=False)
         self._note(now, f"first token from {replica.record.replica} after {elapsed_ms:.0f} ms")
-        self._changed(replica, now)
+        self._changed(replica)
 
     def progress(self, tokens: int, now: float) -> None:
         entry, replica = self._entry, self._replica
@@ -114,11 +114,10 @@ class CoreFlight:
         replica.ledger.progress(entry, tokens)
         elapsed_ms = 1000.0 * (now - self._tokens_at)
         self._tokens_at = now
-        figures = self._group.figures
-        row = replica.row
-        if row < 0 or entry.sequences > 1:
+        if replica.row < 0 or entry.sequences > 1:
             return
-        pace = float(figures[TOKEN][row] + figures[CONTEXT][row] * entry.context)
+        column = self._group.columns[replica.row]
+        pace = column[TOKEN] + column[CONTEXT] * entry.context
         if pace < float("inf"):
             replica.cost.pace(predicted_ms=pace / replica.cost.decode, observed_ms=elapsed_ms / tokens)
 
@@ -136,7 +135,7 @@ class CoreFlight:
         if ending is Ending.COMPLETE:
             self._learn_counts(prompt_tokens, cached_tokens, output_tokens)
         self._note(now, f"{ending.value} on {replica.record.replica}")
-        self._changed(replica, now)
+        self._changed(replica)
 
     def _learn_speed(self, elapsed_ms: float, now: float, *, censored: bool) -> None:
         plan, replica = self._plan, self._replica

@@ -1,15 +1,14 @@
 """The replicas of one base model, as columns of figures and an index of prefixes; what is learned of the model.
 
-Keeps figures fresh: at once when something happens to a replica, within a quarter second otherwise. Rows are handed
-out for the life of a replica, so that the index can speak of rows. Decides nothing.
+Keeps figures fresh: those of replicas to which something happened (`touch`) before the next look at them, the others
+within a quarter second. Rows are handed out for the life of a replica, so that the index can speak of rows. The table
+for numpy is written only when somebody asks for it. Decides nothing.
 Source: routing.md section 2.6.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterable
-from typing import Literal
 
 import numpy as np
 
@@ -23,6 +22,7 @@ from router.core.score import (
     BASE,
     FIGURES,
     HARM,
+    HOT,
     KV_TOKEN,
     RAMP,
     SLOW_PREFILL,
@@ -32,6 +32,8 @@ from router.core.score import (
     STEPS_AHEAD,
     TOKEN,
     Array,
+    Column,
+    Hot,
 )
 from router.core.shortlist import Shortlist
 from wire.records import ModelState
@@ -42,6 +44,7 @@ TYPICAL_TOKENS = 512.0
 EMPTY = np.zeros((FIGURES, 1))
 EMPTY[[BASE, TOKEN]] = np.inf
 EMPTY[[RAMP, SPEED]] = 1.0
+NOBODY: Column = EMPTY[:, 0].tolist()
 SMALL = 16
 """Up to so many replicas all overdue rows are refreshed in one decision."""
 
@@ -64,14 +67,22 @@ class Group:
         self.unable: dict[int, str] = {}
         """Rows that cannot serve at all, with the reason."""
         self.routers = 1
+        self.columns: list[Column] = []
+        """Figures by row."""
+        self.hots: list[Hot] = []
+        """The same, but only those that make a score."""
+        self._touched: set[int] = set()
+        """Rows whose figures are out of date."""
         self._table = np.repeat(EMPTY, SMALL, axis=1)
-        self.figures: list[Array] = []
-        """Views of the table, one per figure, as long as there are rows."""
+        self._views: list[Array] = []
+        """Of the table, one per figure, as long as there are rows."""
+        self._unwritten: set[int] = set()
+        """Rows whose figures are not in the table yet."""
         self._kv_token = 1e-9
         """The largest share of anybody's KV memory that one token took."""
         self._ages: OrderedDict[int, float] = OrderedDict()
         """When each row was last refreshed, oldest first."""
-        self._adapters: dict[str, Array] = {}
+        self._adapters: dict[str, list[float]] = {}
 
     def __len__(self) -> int:
         return len(self.replicas)
@@ -84,6 +95,14 @@ class Group:
     def large(self) -> bool:
         return len(self.replicas) > self.constants.scan_limit
 
+    @property
+    def figures(self) -> list[Array]:
+        """One array per figure, by row."""
+        for row in self._unwritten:
+            self._table[:, row] = self.columns[row]
+        self._unwritten.clear()
+        return self._views
+
     def small(self, prompt_tokens: float) -> bool:
         return prompt_tokens * self._kv_token <= SMALL_KV
 
@@ -94,12 +113,11 @@ class Group:
         else:
             row = len(self.replicas)
             self.replicas.append(replica)
+            self.columns.append(NOBODY)
+            self.hots.append(tuple(NOBODY[:HOT]))
             if row >= self._table.shape[1]:
-                # Very many replicas are read one by one and not scanned: then those of one lie together.
-                order: Literal["C", "F"] = "F" if 2 * row > self.constants.scan_limit else "C"
-                table = np.concatenate((self._table, np.repeat(EMPTY, row, axis=1)), axis=1)
-                self._table = np.array(table, order=order)
-            self.figures = [self._table[figure, : row + 1] for figure in range(FIGURES)]
+                self._table = np.concatenate((self._table, np.repeat(EMPTY, row, axis=1)), axis=1)
+            self._views = [self._table[figure, : row + 1] for figure in range(FIGURES)]
         replica.row = row
         self._rename()
         self._forget_cache(replica)
@@ -109,13 +127,18 @@ class Group:
         row = replica.row
         self.replicas[row] = None
         self._rename()
-        self._table[:, row] = EMPTY[:, 0]
+        self._write(row, NOBODY)
         self.index.remove(row)
         self.shortlist.drop(row)
         self.barred.pop(row, None)
         self.unable.pop(row, None)
         self._ages.pop(row, None)
+        self._touched.discard(row)
         self._adapters.clear()
+
+    def touch(self, row: int) -> None:
+        """Something happened to the replica there: its figures are made anew before they are used."""
+        self._touched.add(row)
 
     def refresh(self, replica: ReplicaState, now: float) -> None:
         before, state = replica.look(now)
@@ -125,7 +148,8 @@ class Group:
                 self._forget_cache(replica)
         row = replica.row
         figures = figures_of(replica, routers=self.routers, now=now, constants=self.constants)
-        self._table[:, row] = figures
+        self._touched.discard(row)
+        self._write(row, figures)
         if figures[KV_TOKEN] > self._kv_token:
             self._kv_token = figures[KV_TOKEN]
         _note(self.barred, row, barred(replica, now))
@@ -136,41 +160,42 @@ class Group:
             self.shortlist.put(row, _typical_ms(figures))
 
     def refresh_due(self, now: float) -> None:
-        """Bring overdue rows up to date: time passes for a silent replica too."""
+        """Bring rows up to date that were touched or are overdue: time passes for a silent replica too."""
+        while self._touched:
+            self._refresh_row(self._touched.pop(), now)
         budget = len(self.replicas) if len(self.replicas) <= SMALL else self.constants.refresh_budget
         limit = now - self.constants.refresh_s
         while budget and self._ages:
             row, age = next(iter(self._ages.items()))
             if age > limit:
                 return
-            replica = self.replicas[row]
-            assert replica is not None
-            self.refresh(replica, now)
+            self._refresh_row(row, now)
             budget -= 1
 
     def restart(self, replica: ReplicaState, generation: int) -> None:
         replica.restart(generation)
         self._forget_cache(replica)
 
-    def adapter_ms(self, adapter: str) -> Array:
+    def adapter_ms(self, adapter: str) -> list[float]:
         """What using an adapter adds on each replica: nothing where it is resident, infinite where it is not served."""
         known = self._adapters.get(adapter)
         if known is None or len(known) != len(self.replicas):
-            known = np.array([self._adapter_ms(replica, adapter) for replica in self.replicas])
+            known = [self._adapter_ms(replica, adapter) for replica in self.replicas]
             self._adapters[adapter] = known
         return known
 
     def adapters_changed(self) -> None:
         self._adapters.clear()
 
-    def columns(self, rows: Iterable[int]) -> Array:
-        """A copy of some columns."""
-        if self._table.flags.f_contiguous:
-            return np.ascontiguousarray(np.take(self._table.T, list(rows), axis=0).T)
-        return np.take(self._table, list(rows), axis=1)
+    def _refresh_row(self, row: int, now: float) -> None:
+        replica = self.replicas[row]
+        assert replica is not None
+        self.refresh(replica, now)
 
-    def all_columns(self) -> Array:
-        return self._table[:, : len(self.replicas)].copy()
+    def _write(self, row: int, column: Column) -> None:
+        self.columns[row] = column
+        self.hots[row] = tuple(column[:HOT])
+        self._unwritten.add(row)
 
     def _rename(self) -> None:
         """Names by row, in a new list: records of decisions keep the one they were made with."""

@@ -9,15 +9,12 @@ from collections.abc import Collection, Iterable
 from math import inf
 from typing import NamedTuple
 
-import numpy as np
-
 from router.core.affinity import Match
-from router.core.constants import Constants
 from router.core.group import Group
 from router.core.policies.base import Contenders, Policy, Rng
 from router.core.policies.expected_time import ExpectedTime
 from router.core.replica import ReplicaState
-from router.core.score import READY, Array, Ask
+from router.core.score import READY, Ask
 
 BY_TIME = ExpectedTime()
 
@@ -36,7 +33,7 @@ class Found(NamedTuple):
 
     group: Group
     field: Contenders
-    score: Array
+    score: list[float]
     choice: Choice
     policy: Policy
     state: ReplicaState
@@ -51,47 +48,47 @@ def find(
     for heed_health in (True, False) if group.barred else (True,):
         field = contenders(group, ask, match, exclude=exclude, adapter=adapter, heed_health=heed_health, rng=rng)
         for rule in (policy,) if policy.loads else (policy, BY_TIME):
-            score = rule.score(field, rng)
-            choice = choose(score, field.figures[READY], rule, rng=rng, constants=group.constants)
+            made = rule.score(field, rng)
+            score = made if isinstance(made, list) else made.tolist()
+            choice = choose(score, field, rule, rng=rng)
             if choice is not None:
                 state = group.replicas[field.row(choice.place)]
                 assert state is not None
-                return Found(group, field, score, choice, rule, state, float(field.ttft[choice.place]))
+                return Found(group, field, score, choice, rule, state, field.ttft_at(choice.place))
     return None
 
 
-def choose(score: Array, ready: Array, policy: Policy, *, rng: Rng, constants: Constants) -> Choice | None:
+def choose(score: list[float], field: Contenders, policy: Policy, *, rng: Rng) -> Choice | None:
     """None when no number is finite."""
-    best = int(score.argmin())
-    least = float(score[best])
+    constants = field.constants
+    least = min(score)
     if least == inf:
         return None
     slack = max(constants.tie_ms, constants.tie_fraction * least) if policy.in_ms else 0.0
-    near = 1
-    equal = (score <= least + slack).nonzero()[0]
+    limit = least + slack
+    equal = [place for place, value in enumerate(score) if value <= limit]
     if len(equal) > 1:
-        served = equal[ready[equal] > 0.0]
-        equal = served if len(served) else equal
-        near = len(equal)
-        best = int(equal[int(rng.random() * near)])
+        columns = field.columns
+        equal = [place for place in equal if columns[place][READY] > 0.0] or equal
+    best = equal[int(rng.random() * len(equal))] if len(equal) > 1 else score.index(least)
     second = _second(score, best)
     explored = (
         second >= 0
         and policy.in_ms
         and rng.random() < constants.explore
-        and min(ready[best], ready[second]) > 0.0
+        and min(field.columns[best][READY], field.columns[second][READY]) > 0.0
         and score[second] <= least + constants.explore_ms
     )
-    return Choice(second, best, near, True) if explored else Choice(best, second, near, False)
+    return Choice(second, best, len(equal), True) if explored else Choice(best, second, len(equal), False)
 
 
-def _second(score: Array, best: int) -> int:
+def _second(score: list[float], best: int) -> int:
     kept = score[best]
     score[best] = inf
-    second = int(score.argmin())
-    other = score[second] < inf
+    other = min(score)
+    second = score.index(other)
     score[best] = kept
-    return second if other else -1
+    return second if other < inf else -1
 
 
 def contenders(
@@ -104,38 +101,49 @@ def contenders(
     heed_health: bool,
     rng: Rng,
 ) -> Contenders:
-    """All replicas of the model, or the promising ones of very many."""
-    rows = candidate_rows(group, match, rng=rng) if group.large else None
-    figures = group.figures if rows is None else list(group.columns(rows))
-    matched: Array | None = None
-    if match:
-        if rows is None:
-            matched = np.zeros(len(figures[0]))
-            group.index.spread(match, matched)
-        else:
-            matched = group.index.matched(match, np.array(rows))
-    extra: Array | None = None
-    if adapter:
-        extra = group.adapter_ms(adapter)
-        extra = extra if rows is None else extra[rows]
-    out = _out(group, rows, exclude=exclude, heed_health=heed_health)
+    """All replicas of the model, or the promising ones of many."""
+    if not group.large:
+        rows = None
+        columns, hots = group.columns, group.hots
+        matched = group.index.spread(match, len(columns)) if match else None
+        extra = group.adapter_ms(adapter) if adapter else None
+    else:
+        rows, matched = candidate_rows(group, match, rng=rng)
+        columns, hots = [group.columns[row] for row in rows], [group.hots[row] for row in rows]
+        extra = [group.adapter_ms(adapter)[row] for row in rows] if adapter else None
     return Contenders(
-        figures, ask, rows=rows, matched_bytes=matched, extra_ms=extra, out=out, constants=group.constants
+        columns,
+        ask,
+        hots=hots,
+        rows=rows,
+        matched_bytes=matched,
+        extra_ms=extra,
+        out=_out(group, rows, exclude=exclude, heed_health=heed_health),
+        constants=group.constants,
     )
 
 
-def candidate_rows(group: Group, match: Match, *, rng: Rng) -> list[int]:
-    """Who holds most of the prompt, who has least to do, and a few strangers."""
-    constants = group.constants
-    rows: dict[int, None] = {}
-    for _, bits in reversed(match):
-        if len(rows) >= constants.holders:
+def candidate_rows(group: Group, match: Match, *, rng: Rng) -> tuple[list[int], list[float]]:
+    """Who holds most of the prompt, who has least to do, and a few strangers, with the bytes that each holds: whom the
+    rule would hardly ever pass over, at a cost that does not grow with the fleet."""
+    constants, index = group.constants, group.index
+    holders: dict[int, float] = {}
+    sets = list(match)
+    while sets and (room := constants.holders - len(holders)) > 0:
+        size, bits = sets[-1]
+        if 4 * bits.bit_count() > len(group):
+            break  # so many that some of them are among those with least to do
+        rows = index.rows(bits, room)
+        for row in rows:
+            holders.setdefault(row, float(size))
+        if len(rows) == room:
             break
-        rows.update(dict.fromkeys(group.index.rows(bits, constants.holders - len(rows))))
-    rows.update(dict.fromkeys(group.shortlist.cheapest(constants.shortlist, rng.random())))
+        sets.pop()
     size = len(group)
-    rows.update(dict.fromkeys([int(rng.random() * size) for _ in range(constants.strangers)]))
-    return list(rows)
+    others = dict.fromkeys(group.shortlist.cheapest(constants.shortlist, rng.random()))
+    others.update(dict.fromkeys([int(rng.random() * size) for _ in range(constants.strangers)]))
+    more = [row for row in others if row not in holders]
+    return [*holders, *more], [*holders.values(), *index.matched(sets, more)]
 
 
 def why_out(group: Group, rows: Iterable[int], exclude: Collection[str]) -> dict[str, str]:
@@ -152,7 +160,7 @@ def why_out(group: Group, rows: Iterable[int], exclude: Collection[str]) -> dict
 
 def panic(group: Group) -> bool:
     """So many replicas are barred that sending only to the others would flatten them."""
-    serving = int((group.figures[READY] > 0.0).sum()) if group.barred else 0
+    serving = sum(column[READY] > 0.0 for column in group.columns) if group.barred else 0
     return len(group.barred) > group.constants.panic_share * serving
 
 

@@ -1,7 +1,8 @@
 """The rule: expected time to the first token of every replica at once, and the terms it is made of.
 
-Replicas are columns of figures (`state.py` keeps them), so that a thousand cost little more than ten. Formula and
-names: routing.md section 2.2. Decides nothing; `pick.py` chooses.
+Over columns of figures (`group.py` keeps them) for many replicas, so that a thousand cost little more than ten, and
+`scan` for a few, where numpy's calls would cost more than the numbers. Both are the same formula and tested to agree.
+Names: routing.md section 2.2. Decides nothing; `pick.py` chooses.
 
     u     = max(1, P - matched x hit)                      tokens to prefill here
     W     = Q + u                                          with those ahead of us
@@ -14,7 +15,7 @@ names: routing.md section 2.2. Decides nothing; `pick.py` chooses.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from math import ceil
+from math import ceil, inf
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +23,10 @@ from numpy.typing import NDArray
 from router.core.constants import Constants
 
 Array = NDArray[np.float64]
+Column = list[float]
+"""The figures of one replica; never changed, a new one takes its place."""
+Hot = tuple[float, ...]
+"""The first figures of a column."""
 
 (
     BASE,  # all that the request itself does not change; infinite for a replica that cannot serve
@@ -36,6 +41,7 @@ Array = NDArray[np.float64]
     TOKEN,  # ms between tokens without our own context
     CONTEXT,
     HIT,
+    HARM,  # ms that the answers in flight there lose, in sum and weighed, by each prompt token computed between them
     READY,  # 1 when it can be sent to now
     UNCERTAINTY,
     NETWORK,
@@ -50,9 +56,10 @@ Array = NDArray[np.float64]
     RUNNING,
     KV_SHARE,
     LATENCY,  # peak EWMA of ms to the first token, for the baselines
-    HARM,  # ms that the answers in flight there lose, in sum and weighed, by each prompt token computed between them
 ) = range(27)
 FIGURES = 27
+HOT = 13
+"""The first ones are all that a score is made of."""
 
 SMALL_KV = 0.05
 """Up to this share of the KV memory a prompt's effect on the barrier is taken as linear: half the work of the exact
@@ -83,6 +90,40 @@ def uncached(figures: Sequence[Array], ask: Ask, matched_bytes: Array | None) ->
     left += ask.prompt_tokens
     np.maximum(left, 1.0, out=left)
     return left
+
+
+def uncached_at(column: Column, ask: Ask, matched_bytes: float) -> float:
+    return max(1.0, ask.prompt_tokens - matched_bytes * column[HIT] * ask.per_byte)
+
+
+def scan(
+    hots: Sequence[Hot], ask: Ask, matched_bytes: Sequence[float] | None, constants: Constants
+) -> tuple[list[float], list[float]]:
+    """Score and expected time to the first token of each of a few replicas, in ms; infinite where it cannot serve."""
+    prompt, output, per_byte, small = ask.prompt_tokens, ask.output_tokens, ask.per_byte, ask.small
+    context_tokens = prompt + output / 2.0
+    weight = constants.excess_tpot_weight * output
+    best = min([token + context * context_tokens for _, _, _, _, _, _, _, _, _, token, context, _, _ in hots])
+    fresh = max(1.0, prompt)
+    scores, times = [], []
+    for place, hot in enumerate(hots):
+        base, step, prefill, attention, room, ahead, used, kv_token, slope, token, context, hit, harm = hot
+        if base == inf:
+            scores.append(inf)
+            times.append(inf)
+            continue
+        if matched_bytes is not None:
+            fresh = prompt - matched_bytes[place] * hit * per_byte
+            if fresh < 1.0:
+                fresh = 1.0
+        time = base + ceil(ahead + fresh * room) * step + fresh * (prefill + attention * (prompt - 0.5 * fresh))
+        if small:
+            time += slope * prompt
+        else:
+            time += kv_barrier_ms(used + kv_token * prompt, constants) - kv_barrier_ms(used, constants)
+        times.append(time)
+        scores.append(time + weight * (token + context * context_tokens - best) + harm * fresh)
+    return scores, times
 
 
 def ttft_ms(figures: Sequence[Array], ask: Ask, fresh: Array | float, constants: Constants) -> Array:
@@ -147,23 +188,23 @@ def harm_ms(figures: Sequence[Array], fresh: Array | float) -> Array:
     return harm
 
 
-def engine_parts_ms(figures: Sequence[Array], place: int, ask: Ask, fresh: float) -> tuple[float, float]:
+def engine_parts_ms(column: Column, ask: Ask, fresh: float) -> tuple[float, float]:
     """Steps and prefill of one replica for slowness 1: what the learners compare an observation with."""
-    speed = float(figures[SPEED][place])
-    steps = 0.5 + ceil(float(figures[STEPS_AHEAD][place]) + fresh * float(figures[ROOM][place]))
-    attention = fresh * (ask.prompt_tokens - 0.5 * fresh) * float(figures[SLOW_ATTENTION][place])
-    prefill = (float(figures[QUEUE][place]) + fresh) * float(figures[SLOW_PREFILL][place]) + attention
-    return steps * float(figures[SLOW_STEP][place]) / speed, prefill / speed + float(figures[AHEAD][place])
+    speed = column[SPEED]
+    steps = 0.5 + ceil(column[STEPS_AHEAD] + fresh * column[ROOM])
+    attention = fresh * (ask.prompt_tokens - 0.5 * fresh) * column[SLOW_ATTENTION]
+    prefill = (column[QUEUE] + fresh) * column[SLOW_PREFILL] + attention
+    return steps * column[SLOW_STEP] / speed, prefill / speed + column[AHEAD]
 
 
-def penalties_ms(figures: Sequence[Array], place: int, ask: Ask, constants: Constants) -> float:
+def penalties_ms(column: Column, ask: Ask, constants: Constants) -> float:
     """What is in the score of a replica without being time: no prediction of the first token should contain it."""
-    used, more = float(figures[KV_USED][place]), float(figures[KV_TOKEN][place]) * ask.prompt_tokens
+    used, more = column[KV_USED], column[KV_TOKEN] * ask.prompt_tokens
     barrier = kv_barrier_ms(used, constants)
-    growth = float(figures[KV_SLOPE][place]) * ask.prompt_tokens
+    growth = column[KV_SLOPE] * ask.prompt_tokens
     if not ask.small:
         growth = kv_barrier_ms(used + more, constants) - barrier
-    return barrier + growth + float(figures[HEALTH][place])
+    return barrier + growth + column[HEALTH]
 
 
 def terms(figures: Sequence[Array], ask: Ask, matched_bytes: Array | None, constants: Constants) -> dict[str, Array]:

@@ -4,7 +4,7 @@ record for `why`. Decides nothing.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 
 from router.core.constants import Constants
 from router.core.explain import Record
@@ -12,11 +12,9 @@ from router.core.flight import Plan
 from router.core.group import Group
 from router.core.hold import Way
 from router.core.model import Decision, Shape, Verdict
-from router.core.pick import Choice, Found, why_out
+from router.core.pick import Found, why_out
 from router.core.replica import ReplicaState
-from router.core.score import NETWORK, UNCERTAINTY, Array, engine_parts_ms, penalties_ms
-
-NOT_MUCH_MS = 100.0
+from router.core.score import NETWORK, UNCERTAINTY, engine_parts_ms, penalties_ms, uncached_at
 
 
 class Picked(Decision, kw_only=True):
@@ -29,20 +27,19 @@ class Picked(Decision, kw_only=True):
 
 def send(found: Found, keys: list[int], *, substitute: bool) -> Picked:
     group, field, choice = found.group, found.field, found.choice
-    place, ask, figures = choice.place, found.field.ask, found.field.figures
-    fresh = field.fresh if isinstance(field.fresh, float) else float(field.fresh[place])
-    steps_ms, prefill_ms = engine_parts_ms(figures, place, ask, fresh)
-    expected_ms = found.expected_ms - penalties_ms(figures, place, ask, group.constants)
-    p90_ms = group.checks.p90_ms(expected_ms, float(figures[UNCERTAINTY][place]))
-    matched = 0.0 if field.matched_bytes is None else float(field.matched_bytes[place]) * ask.per_byte
+    ask, column, matched_bytes = field.ask, field.columns[choice.place], field.matched_at(choice.place)
+    fresh = uncached_at(column, ask, matched_bytes)
+    steps_ms, prefill_ms = engine_parts_ms(column, ask, fresh)
+    expected_ms = found.expected_ms - penalties_ms(column, ask, group.constants)
+    p90_ms = group.checks.p90_ms(expected_ms, column[UNCERTAINTY])
     plan = Plan(
         keys=keys,
         prompt_tokens=ask.prompt_tokens,
         uncached=fresh,
-        matched_tokens=matched,
+        matched_tokens=matched_bytes * ask.per_byte,
         steps_ms=steps_ms,
         prefill_ms=prefill_ms,
-        network_ms=float(figures[NETWORK][place]),
+        network_ms=column[NETWORK],
         expected_ms=expected_ms,
         p90_ms=p90_ms,
     )
@@ -95,39 +92,21 @@ def nobody(shape: Shape, group: Group | None, exclude: Collection[str], constant
 
 
 def record(found: Found, decision: Decision, *, model: str, exclude: Collection[str], now: float) -> Record:
-    """All that was compared, or the best of many."""
-    group, field, score = found.group, found.field, found.score
-    limit = group.constants.record_candidates
-    rows: Sequence[int] = range(len(group))
-    matched, extra = field.matched_bytes, field.extra_ms
-    if len(score) <= limit and field.rows is None:
-        names, figures = group.names, group.all_columns()
-    else:
-        places = _best(score, limit, found.choice)
-        rows = [field.row(place) for place in places]
-        names, figures = [group.names[row] for row in rows], group.columns(rows)
-        matched = None if matched is None else matched[places]
-        extra = None if extra is None else extra[places]
-    excluded = why_out(group, rows, exclude) if group.unable or field.out else {}
-    excluded.pop(decision.replica, None)
+    """All that was compared, as references; what is told of it is chosen when somebody asks."""
+    group, field = found.group, found.field
+    excluded = {}
+    if group.unable or field.out:
+        excluded = why_out(group, field.rows or range(len(group)), exclude)
+        excluded.pop(decision.replica, None)
     return Record(
         at=now,
         model=model,
         decision=decision,
         ask=field.ask,
-        names=names,
-        figures=figures,
-        matched=matched,
-        extra_ms=extra,
+        names=group.names,
+        rows=field.rows,
+        columns=field.columns if field.rows else list(field.columns),
+        matched=field.matched_bytes,
+        extra_ms=field.extra_ms,
         excluded=excluded,
     )
-
-
-def _best(score: Array, limit: int, choice: Choice) -> list[int]:
-    """The two best, and others that were not much worse: sorting very many for a record would cost as much as scoring
-    them."""
-    if len(score) <= limit:
-        return list(range(len(score)))
-    first = [choice.place] if choice.runner_up < 0 else [choice.place, choice.runner_up]
-    good = (score <= 2.0 * float(score[choice.place]) + NOT_MUCH_MS).nonzero()[0][:limit].tolist()
-    return list(dict.fromkeys([*first, *good]))[:limit]

@@ -16,7 +16,7 @@ from router.core.explain import Record
 from router.core.model import Verdict
 from router.core.policies import DEFAULT, POLICIES
 from router.core.policies.base import Contenders, Policy, Rng
-from router.core.score import BASE, KV_SLOPE, KV_TOKEN, KV_USED, READY, Array, kv_barrier_ms, kv_slope_ms
+from router.core.score import BASE, HOT, KV_SLOPE, KV_TOKEN, KV_USED, READY, Column, kv_barrier_ms, kv_slope_ms
 
 REPLAYED = ("excess_tpot_weight", "kv_barrier_ms", "kv_full", "tie_ms", "tie_fraction")
 """Constants whose effect can be told from what is remembered; others were folded into the figures before."""
@@ -126,12 +126,13 @@ def _replayed(
     """Expected ms where it went, and where it would have gone, and the name of that when it is another and better by
     more than a tie; None for a decision that the policy could not have made."""
     names = list(record.names)
-    figures = list(record.figures)
+    columns = record.columns
     if (constants.kv_barrier_ms, constants.kv_full) != (other.kv_barrier_ms, other.kv_full):
-        figures = _with_barrier(figures, constants, other)
+        columns = [_with_barrier(column, constants, other) for column in columns]
     field = Contenders(
-        figures,
+        columns,
         record.ask,
+        hots=[tuple(column[:HOT]) for column in columns],
         rows=None,
         matched_bytes=record.matched,
         extra_ms=record.extra_ms,
@@ -139,22 +140,22 @@ def _replayed(
         constants=other,
     )
     score = rule.score(field, rng)
-    best = int(score.argmin())
+    best = int(np.argmin(score))
     chosen = names.index(record.decision.replica)
-    if not np.isfinite(score[best]) or not record.figures[READY][chosen]:
+    if not np.isfinite(score[best]) or not columns[chosen][READY]:
         return None
     least = float(score[best])
     slack = max(other.tie_ms, other.tie_fraction * least) if rule.in_ms else 0.0
-    was = float(field.ttft[chosen])
+    was = field.ttft_at(chosen)
     if score[chosen] <= least + slack:
         return was, was, ""
-    return was, float(field.ttft[best]), names[best]
+    return was, field.ttft_at(best), names[best]
 
 
-def _with_barrier(figures: list[Array], constants: Constants, other: Constants) -> list[Array]:
+def _with_barrier(column: Column, constants: Constants, other: Constants) -> Column:
     """The figures with another price of full memory folded in."""
-    new = [figure.copy() for figure in figures]
-    for place, (used, token) in enumerate(zip(figures[KV_USED], figures[KV_TOKEN], strict=True)):
-        new[BASE][place] += kv_barrier_ms(float(used), other) - kv_barrier_ms(float(used), constants)
-        new[KV_SLOPE][place] = kv_slope_ms(float(used), float(token), other)
+    new = column.copy()
+    used = column[KV_USED]
+    new[BASE] += kv_barrier_ms(used, other) - kv_barrier_ms(used, constants)
+    new[KV_SLOPE] = kv_slope_ms(used, column[KV_TOKEN], other)
     return new

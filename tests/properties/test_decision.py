@@ -13,7 +13,7 @@ from router.core.dispatch import CoreDispatcher
 from router.core.ledger import Entry, Ledger
 from router.core.model import Ending, Flight, Shape, Verdict
 from router.core.policies import POLICIES
-from router.core.score import Ask, excess_ms, harm_ms, terms, ttft_ms, uncached
+from router.core.score import Ask, excess_ms, harm_ms, scan, terms, ttft_ms, uncached
 from tests.router.core.fleets import dispatcher, fleet, load, replica, report, shape
 from wire.records import ModelPolicy, ModelState
 
@@ -105,6 +105,32 @@ def test_the_terms_of_a_replica_add_up_to_its_score(backlog: list[int], size: in
     parts = sum(terms(group.figures, ask, matched, CALM).values())
     able = np.isfinite(whole)
     np.testing.assert_allclose(np.asarray(parts)[able], whole[able], rtol=1e-9, atol=1e-6)
+
+
+@small
+@given(
+    st.lists(st.tuples(st.integers(0, 30_000), st.floats(0, 1), st.booleans()), min_size=1, max_size=6),
+    st.integers(0, 300_000),
+    st.sampled_from((0.0, 200.0)),
+    st.data(),
+)
+def test_one_by_one_a_few_replicas_score_as_all_at_once(
+    loads: list[tuple[int, float, bool]], size: int, output: float, data: st.DataObject
+) -> None:
+    states = [ModelState.READY if able else ModelState.FAILED for _, _, able in loads]
+    core = dispatcher(*(replica(f"r{n}", state) for n, state in enumerate(states)))
+    for n, (tokens, use, _) in enumerate(loads):
+        figures = {"waiting_uncached_tokens": tokens, "kv_use": use, "kv_capacity_tokens": 90_000}
+        core.report(report(load(f"r{n}", state=states[n], waiting=2, running=3, **figures)), 0.0)
+    group = core._belief.groups["m", False]
+    ask = Ask(prompt_tokens=size / 4.0, output_tokens=output, per_byte=0.25, small=group.small(size / 4.0))
+    matched = [float(data.draw(st.integers(0, size))) for _ in loads] if data.draw(st.booleans()) else None
+    fresh = uncached(group.figures, ask, None if matched is None else np.array(matched))
+    times = ttft_ms(group.figures, ask, fresh, CALM)
+    whole = times + excess_ms(group.figures, ask, CALM) + harm_ms(group.figures, fresh)
+    scores, waits = scan(group.hots, ask, matched, CALM)
+    np.testing.assert_allclose(scores, whole, rtol=1e-9, atol=1e-6)
+    np.testing.assert_allclose(waits, times, rtol=1e-9, atol=1e-6)
 
 
 @small

@@ -5,10 +5,10 @@ With a deadline, those that probably meet it come first. Source: routing.md sect
 
 from __future__ import annotations
 
-import numpy as np
+from math import inf
 
 from router.core.policies.base import Contenders, Rng
-from router.core.score import UNCERTAINTY, Array
+from router.core.score import UNCERTAINTY
 
 
 class ExpectedTime:
@@ -17,11 +17,13 @@ class ExpectedTime:
     uses_prefix = True
     in_ms = True
 
-    def score(self, contenders: Contenders, rng: Rng) -> Array:
+    def score(self, contenders: Contenders, rng: Rng) -> list[float]:
+        scores, times = contenders.scan()
         limit = contenders.ask.limit_ms
         if not limit:
-            return contenders.whole
-        in_time = contenders.ttft * (1.0 + contenders.figures[UNCERTAINTY]) <= limit
-        if not in_time.any():
-            return contenders.ttft
-        return np.where(in_time, contenders.whole, np.inf)
+            return scores
+        columns = contenders.columns
+        in_time = [time * (1.0 + columns[place][UNCERTAINTY]) <= limit for place, time in enumerate(times)]
+        if not any(in_time):
+            return list(times)
+        return [score if soon else inf for score, soon in zip(scores, in_time, strict=True)]

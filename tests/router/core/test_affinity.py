@@ -1,8 +1,6 @@
 from __future__ import annotations
 
-import numpy as np
-
-from router.core.affinity import EDGES, PrefixIndex, chain
+from router.core.affinity import EDGES, READ_LIMIT, PrefixIndex, chain
 
 WHOLE = 1 << 40
 
@@ -10,10 +8,9 @@ WHOLE = 1 << 40
 def matched(index: PrefixIndex, keys: list[int], rows: int) -> list[float]:
     """By both ways of asking, which must agree."""
     match = index.match(keys)
-    out = np.zeros(rows)
-    index.spread(match, out)
-    assert out.tolist() == index.matched(match, np.arange(rows)).tolist()
-    return out.tolist()
+    out = index.spread(match, rows)
+    assert out == index.matched(match, range(rows))
+    return out
 
 
 def test_prompts_share_keys_up_to_their_first_difference() -> None:
@@ -127,3 +124,14 @@ def test_more_rows_than_at_first_are_kept_apart() -> None:
     index.insert(40, chain("m", b"a" * 256))
     assert 256.0 == matched(index, chain("m", b"a" * 256), 41)[40]
     assert EDGES[0] == 256
+
+
+def test_only_so_many_sets_are_kept_at_hand() -> None:
+    index = PrefixIndex()
+    for row in range(READ_LIMIT + 2):
+        index.add(row, capacity_bytes=WHOLE)
+    for row in range(READ_LIMIT + 2):
+        keys = chain("m", row.to_bytes(2, "big") * 128)
+        index.insert(row, keys)
+        assert 256.0 == matched(index, keys, READ_LIMIT + 2)[row]
+    assert 2 == len(index._read)

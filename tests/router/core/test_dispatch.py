@@ -376,6 +376,12 @@ def test_an_adapter_is_found_among_very_many_replicas() -> None:
     assert Verdict.SEND is core.pick(shape("lora"), now=0.0).verdict
 
 
+def test_other_policies_know_too_who_serves_an_adapter() -> None:
+    models = (ModelPolicy(model="lora", routing="round_robin"),)
+    core = dispatcher(replica("a"), replica("b", adapters=("other",)), replica("c", adapters=("lora",)), models=models)
+    assert {"a", "c"} == {core.pick(shape("lora"), now=0.0).replica for _ in range(8)}
+
+
 def test_rows_of_replicas_that_left_are_used_again() -> None:
     core = dispatcher(*(replica(f"r{n}") for n in range(20)))
     core.apply(fleet(*(replica(f"r{n}") for n in range(5, 20))), 1.0)

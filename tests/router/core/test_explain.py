@@ -7,6 +7,7 @@ import pytest
 
 from router.core.constants import Constants
 from router.core.model import Ending, Shape, Verdict
+from router.core.score import FIGURES, RAMP
 from tests.router.core.fleets import dispatcher, load, replica, report
 from wire.records import ModelState
 
@@ -112,8 +113,7 @@ def test_a_candidate_that_costs_next_to_nothing_is_said_to() -> None:
     core = dispatcher(replica("a"))
     core.pick(asked("q"), now=0.0)
     (record,) = core._records.of("q")
-    record.figures[:] = 0.0
-    record.figures[18] = 1.0
+    record.columns = [[float(figure == RAMP) for figure in range(FIGURES)]]
     assert "next to nothing" in core.story("q")
 
 
@@ -130,7 +130,7 @@ def test_a_flight_whose_record_is_forgotten_flies_on() -> None:
 def test_decisions_leave_no_cycles_for_the_collector() -> None:
     core = dispatcher(replica("a"), constants=Constants(records=1))
     decision = core.pick(asked("q"), now=0.0)
-    record = weakref.ref(core._records.of("q")[0].figures)
+    record = weakref.ref(core._records.of("q")[0])
     core.begin(decision, asked("q"), 0.0).end(Ending.COMPLETE, 0.1)
     del decision
     gc.disable()
