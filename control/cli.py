@@ -52,7 +52,7 @@ COMMANDS: Mapping[str, Mapping[str, Entry]] = {
     },
     "access": {
         "keys": Entry("keys:KEYS", "create, list and revoke API keys"),
-        "tenants": Entry("keys:TENANTS", "list who may use what"),
+        "tenants": Entry("keys:TENANTS", "list or set who may use what"),
     },
 }
 

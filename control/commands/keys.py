@@ -1,4 +1,4 @@
-"""`switchyard keys create | list | revoke` and `switchyard tenants list`.
+"""`switchyard keys create | list | revoke` and `switchyard tenants list | set`.
 
 A key is printed once, alone on standard output, so that `KEY=$(switchyard keys create)` works; all else that is said
 goes to standard error. What is stored is its hash.
@@ -13,6 +13,8 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
+
+import msgspec
 
 from control import access
 from control.commands.base import Command, lines
@@ -31,11 +33,9 @@ def _create(args: argparse.Namespace, env: Mapping[str, str]) -> int:
 
 
 async def _create_key(args: argparse.Namespace, env: Mapping[str, str]) -> int:
-    models = tuple(m.strip() for m in args.models.split(",") if m.strip()) if args.models else None
-    wanted = {"models": models, "priority": args.priority}
-    changes = {name: value for name, value in wanted.items() if value is not None}
+    changes = _changes(args)
     now_unix_ns = time.time_ns()
-    expires = now_unix_ns + int(_seconds(args.expires) * 1e9) if args.expires else 0
+    expires = now_unix_ns + int(_seconds(args.expires, "--expires") * 1e9) if args.expires else 0
     key = apikeys.make(secrets.token_bytes(apikeys.RANDOM_BYTES))
     record = ApiKey(
         sha256=apikeys.digest(key),
@@ -45,7 +45,7 @@ async def _create_key(args: argparse.Namespace, env: Mapping[str, str]) -> int:
         expires_unix_ns=expires,
     )
     async with registry_of(read_reach(args, env)) as registry:
-        tenant = Tenant(tenant=args.tenant, models=models or ("*",), priority=args.priority or 0)
+        tenant = msgspec.structs.replace(Tenant(tenant=args.tenant), **changes)
         told = await access.ensure_tenant(registry, tenant, changes=changes)
         await access.add_key(registry, record)
     if told:
@@ -113,7 +113,7 @@ async def _list_tenants(args: argparse.Namespace, env: Mapping[str, str]) -> int
     if args.json:
         print_rows(tenants)
         return 0
-    headings = ("tenant", "models", "priority", "weight", "keys", "disabled")
+    headings = ("tenant", "models", "priority", "weight", "keys", "resume", "disabled")
     cells = [
         (
             t.tenant,
@@ -121,6 +121,7 @@ async def _list_tenants(args: argparse.Namespace, env: Mapping[str, str]) -> int
             t.priority,
             t.weight,
             sum(k.tenant == t.tenant and not k.revoked for k in keys),
+            durations.show(t.resume_buffer_s) if t.resume_buffer_s else "no",
             "yes" if t.disabled else "no",
         )
         for t in tenants
@@ -129,11 +130,39 @@ async def _list_tenants(args: argparse.Namespace, env: Mapping[str, str]) -> int
     return 0
 
 
-def _seconds(text: str) -> float:
+def _set(args: argparse.Namespace, env: Mapping[str, str]) -> int:
+    return asyncio.run(_set_tenant(args, env))
+
+
+async def _set_tenant(args: argparse.Namespace, env: Mapping[str, str]) -> int:
+    changes = _changes(args)
+    if not changes:
+        raise Misused("say what to change: --models, --priority, --resume or --resume-bytes.")
+    tenant = msgspec.structs.replace(Tenant(tenant=_slash_free(args.tenant)), **changes)
+    async with registry_of(read_reach(args, env)) as registry:
+        told = await access.ensure_tenant(registry, tenant, changes=changes)
+    print(told or f"tenant {args.tenant} was so before")
+    return 0
+
+
+def _changes(args: argparse.Namespace) -> dict[str, object]:
+    """What the flags say of the tenant."""
+    if args.resume_bytes is not None and args.resume_bytes < 1024:
+        raise Misused("--resume-bytes: an event alone takes some hundred bytes; give 1024 or more.")
+    wanted = {
+        "models": tuple(m.strip() for m in args.models.split(",") if m.strip()) if args.models else None,
+        "priority": args.priority,
+        "resume_buffer_s": _seconds(args.resume, "--resume") if args.resume else None,
+        "resume_buffer_bytes": args.resume_bytes,
+    }
+    return {name: value for name, value in wanted.items() if value is not None}
+
+
+def _seconds(text: str, flag: str) -> float:
     try:
         return durations.parse(text)
     except ValueError as error:
-        raise Misused(f"--expires: {error}") from error
+        raise Misused(f"{flag}: {error}") from error
 
 
 def _slash_free(tenant: str) -> str:
@@ -151,8 +180,7 @@ def _configure_keys(parser: argparse.ArgumentParser) -> None:
     create = _action(actions, "create", _create, "make a key and show it once", "keys create --tenant acme --label ci")
     create.add_argument("--tenant", default="default", help="who the key belongs to (default: default)")
     create.add_argument("--label", default="", help="a word to know the key by")
-    create.add_argument("--models", metavar="A,B", help="models the tenant may use (default for a new tenant: all)")
-    create.add_argument("--priority", type=int, help="of the tenant's requests; more goes first (default: 0)")
+    _add_tenant_flags(create)
     create.add_argument("--expires", metavar="DURATION", help="such as 30d (default: never)")
     listing = _action(actions, "list", _list, "list keys by the start of their hash", "keys list --json")
     listing.add_argument("--json", action="store_true", help="print JSON for programs")
@@ -161,9 +189,26 @@ def _configure_keys(parser: argparse.ArgumentParser) -> None:
 
 
 def _configure_tenants(parser: argparse.ArgumentParser) -> None:
-    actions = parser.add_subparsers(dest="action", required=True, metavar="list")
+    actions = parser.add_subparsers(dest="action", required=True, metavar="list | set")
     listing = _action(actions, "list", _tenants, "list tenants and what they may use", "tenants list")
     listing.add_argument("--json", action="store_true", help="print JSON for programs")
+    setting = _action(actions, "set", _set, "make a tenant, or change what is named", "tenants set acme --resume 30s")
+    setting.add_argument("tenant", help="its name")
+    _add_tenant_flags(setting)
+
+
+def _add_tenant_flags(parser: argparse.ArgumentParser) -> None:
+    bound = Tenant(tenant="").resume_buffer_bytes
+    parser.add_argument("--models", metavar="A,B", help="models the tenant may use (default for a new tenant: all)")
+    parser.add_argument("--priority", type=int, help="of the tenant's requests; more goes first (default: 0)")
+    parser.add_argument(
+        "--resume",
+        metavar="DURATION",
+        help="a stream whose client's connection breaks goes on this long for it to come back (default: 0, not at all)",
+    )
+    parser.add_argument(
+        "--resume-bytes", metavar="N", type=int, help=f"what of such a stream is kept at most (default: {bound:,})"
+    )
 
 
 def _action(
@@ -197,4 +242,6 @@ KEYS = Command(
         "keys revoke 3f9a1c0b77de",
     ),
 )
-TENANTS = Command(run=_do, configure=_configure_tenants, examples=lines("tenants list", "tenants list --json"))
+TENANTS = Command(
+    run=_do, configure=_configure_tenants, examples=lines("tenants list", "tenants set acme --resume 30s")
+)

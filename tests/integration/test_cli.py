@@ -69,6 +69,13 @@ def test_a_key_is_shown_once_when_it_is_made_and_never_again(cli: Cli) -> None:
     assert (["a", "b"], 5) == (tenant["models"], tenant["priority"])
 
 
+def test_the_resume_of_broken_clients_is_set_with_a_key_or_for_a_tenant_and_changes_nothing_else(cli: Cli) -> None:
+    assert 0 == cli("keys", "create", "--tenant", "keeper", "--resume", "30s", "--priority", "5").returncode
+    assert "was changed" in cli("tenants", "set", "keeper", "--resume", "1m", "--resume-bytes", "65536").stdout
+    tenant = next(t for t in json.loads(cli("tenants", "list", "--json").stdout) if t["tenant"] == "keeper")
+    assert {"tenant": "keeper", "priority": 5, "resume_buffer_s": 60.0, "resume_buffer_bytes": 65536} == tenant
+
+
 def test_a_revoked_key_is_listed_as_revoked(cli: Cli) -> None:
     made_key = cli("keys", "create", "--tenant", "revoked-tenant").stdout.strip()
     (record,) = [r for r in json.loads(cli("keys", "list", "--json").stdout) if r["tenant"] == "revoked-tenant"]
@@ -113,6 +120,8 @@ MISTAKES = [
     (("keys",), 2, "required"),
     (("keys", "create", "--expires", "soon"), 2, "write it like 30s"),
     (("keys", "create", "--tenant", "a/b"), 2, "cannot be a name"),
+    (("keys", "create", "--resume", "long"), 2, "--resume"),
+    (("tenants", "set", "acme"), 2, "say what to change"),
     (("keys", "revoke", "zzz"), 2, "names no key"),
     (("keys", "revoke", "aaaaaaaaaaaa"), 1, "is not in this registry"),
     (("drain", "nowhere"), 1, "knows no node 'nowhere'"),
