@@ -38,7 +38,7 @@ class NodeHost:
     def __init__(self, shared: Shared, engines: Mapping[EngineKind, Engine], book: SentBook, changed: Notice) -> None:
         """Raise SettingsError when two models cannot be told apart."""
         self._shared, self.changed = shared, changed
-        self.draining = False
+        self.draining = shared.memory.draining
         settings = shared.settings
         self._capacity = Capacity(slots=settings.slots, memory_gib=settings.gpu_memory_gib)
         self.slots: dict[str, Slot] = {}
@@ -91,6 +91,10 @@ class NodeHost:
         decided = fates([process.found(state) for state in states], wanted)
         for state in states:
             self._carry_out(decided[state.replica], state)
+        for replica, hold in self._shared.memory.held.items():
+            if replica in self.slots:
+                logger.info("%s: still drained, as it was asked for before this agent started", replica)
+                self.slots[replica].tell(hold)
 
     def _carry_out(self, fate: Fate, state: EngineState) -> None:
         slot = self.slots.get(state.replica)
@@ -139,16 +143,25 @@ class NodeHost:
 
     def drain(self, replica: str, *, limit_s: float, stop: bool) -> list[Slot]:
         """All replicas when `replica` is empty: the node itself is draining then. Without a limit its streams are to
-        move to other replicas now."""
-        slots = [self._slot(replica)] if replica else list(self.slots.values())
-        self.draining |= not replica
+        move to other replicas now. Holds until `undrain`, over restarts of the agent too."""
+        slots = self._chosen(replica)
         moving = limit_s <= 0.0
-        return self._tell(slots, Hold(self.settings.drain_news_s + MOVE_S if moving else limit_s, stop, moving))
+        hold = Hold(self.settings.drain_news_s + MOVE_S if moving else limit_s, stop, moving)
+        held = self._shared.memory.held | {slot.plan.replica: hold for slot in slots}
+        self._keep(held, draining=self.draining or not replica)
+        return self._tell(slots, hold)
 
     def undrain(self, replica: str) -> list[Slot]:
-        slots = [self._slot(replica)] if replica else list(self.slots.values())
-        self.draining &= bool(replica)
+        slots = self._chosen(replica)
+        gone = {slot.plan.replica for slot in slots}
+        held = {name: hold for name, hold in self._shared.memory.held.items() if name not in gone and replica}
+        self._keep(held, draining=self.draining and bool(replica))
         return self._tell(slots, Release())
+
+    def _keep(self, held: dict[str, Hold], *, draining: bool) -> None:
+        self.draining = draining
+        if not self._shared.memory.drained(held, draining=draining):
+            logger.warning("cannot write %s: a restart will forget what is drained", self._shared.directory.path)
 
     async def follow(self, command: Command, slots: list[Slot]) -> AsyncIterator[tuple[Slot, Outcome]]:
         """What is new of each, until all are done."""
@@ -166,17 +179,25 @@ class NodeHost:
 
     async def stop(self) -> None:
         """Drain, then stop every engine. Returns when none is left."""
-        limit_s = max(self.settings.drain_limit_s, 1e-9)
-        async for slot, so_far in self.follow(Command.DRAIN, self.drain("", limit_s=limit_s, stop=True)):
+        async for slot, so_far in self.follow(Command.DRAIN, self._leave(self.settings.drain_limit_s)):
             logger.info("%s: %s", slot.plan.replica, so_far.phase)
 
     async def stop_at_once(self) -> None:
         slots = [slot for slot in self.slots.values() if slot.life.phase in ALIVE]
-        self.drain("", limit_s=1e-9, stop=True)
+        self._leave(0.0)
         for slot in slots:
             slot.kill_now()
         while any(slot.life.phase in ALIVE for slot in slots):
             await self.changed.wait(PROGRESS_S)
+
+    def _leave(self, limit_s: float) -> list[Slot]:
+        """As a drain, but the next agent shall know nothing of it."""
+        self.draining = True
+        return self._tell(list(self.slots.values()), Hold(limit_s, stop=True))
+
+    def _chosen(self, replica: str) -> list[Slot]:
+        """All when it is empty."""
+        return [self._slot(replica)] if replica else list(self.slots.values())
 
     def _slot(self, replica: str) -> Slot:
         try:

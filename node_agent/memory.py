@@ -1,4 +1,5 @@
-"""What an agent must not forget over a restart: the last generation of each replica and how long starts have taken.
+"""What an agent must not forget over a restart: the last generation of each replica, how long starts have taken, and
+what people have drained.
 
 One small JSON file, replaced whole. Lost, generations begin again at 1: routers then take the engine for a new one,
 which it is, but may take a late report of the old one for news. So it is written before an engine is started.
@@ -12,11 +13,14 @@ from pathlib import Path
 import msgspec
 
 from node_agent.core.estimate import Estimate
+from node_agent.core.events import Hold
 
 
 class Kept(msgspec.Struct):
     generations: dict[str, int] = {}
     learned_s: dict[str, float] = {}
+    draining: bool = False
+    held: dict[str, Hold] = {}
 
 
 class Memory:
@@ -28,6 +32,10 @@ class Memory:
             kept = Kept()
         self._generations = kept.generations
         self.estimate = Estimate(kept.learned_s)
+        self.draining = kept.draining
+        """The whole node."""
+        self.held = kept.held
+        """Drained replicas, by name."""
 
     def generation(self, replica: str) -> int:
         return self._generations.get(replica, 0)
@@ -41,10 +49,16 @@ class Memory:
         self.estimate.observe(key, seconds)
         self._write()
 
+    def drained(self, held: dict[str, Hold], *, draining: bool) -> bool:
+        """False when it could not be kept."""
+        self.held, self.draining = held, draining
+        return self._write()
+
     def _write(self) -> bool:
         fresh = self._path.with_suffix(".new")
         try:
-            fresh.write_bytes(msgspec.json.encode(Kept(self._generations, self.estimate.learned)))
+            kept = Kept(self._generations, self.estimate.learned, self.draining, self.held)
+            fresh.write_bytes(msgspec.json.encode(kept))
             os.replace(fresh, self._path)
         except OSError:
             # A full disk must not take an engine down; what is lost is said above.

@@ -147,6 +147,52 @@ async def test_a_node_drains_and_comes_back_without_stopping_its_engines(house: 
     assert pid == house.engine()["pid"]
 
 
+async def test_a_drain_outlives_its_agent_until_somebody_ends_it(house: AgentHouse) -> None:
+    pid = house.engine()["pid"]
+    async with house.stub() as stub:
+        assert "" == (await last(stub.Drain(pb.DrainCommand()))).error
+    house.kill()
+    await eventually(house.left_the_registry)
+    house.start()
+    await house.ready(state="draining")
+    node = await house.node()
+    assert node is not None
+    assert node.draining
+    assert pid == house.engine()["pid"]
+    async with house.stub() as stub:
+        assert "" == (await last(stub.Undrain(pb.UndrainCommand()))).error
+    await house.ready()
+    house.kill()
+    await eventually(house.left_the_registry)
+    house.start()
+    await house.ready()
+    assert pid == house.engine()["pid"]
+
+
+@pytest.mark.slow
+async def test_an_agent_that_is_stopped_and_started_is_not_drained(house: AgentHouse) -> None:
+    house.kill(signal.SIGTERM)
+    assert 0 == await house.exited()
+    house.start()
+    await house.ready()
+    node = await house.node()
+    assert node is not None
+    assert not node.draining
+
+
+@pytest.mark.slow
+async def test_a_node_drained_to_the_end_starts_no_engine_after_a_restart(house: AgentHouse) -> None:
+    async with house.stub() as stub:
+        assert "" == (await last(stub.Drain(pb.DrainCommand(limit_s=5.0, stop=True)))).error
+    house.kill(signal.SIGTERM)
+    assert 0 == await house.exited()
+    house.start()
+    await house.ready(state="on_disk")
+    async with house.stub() as stub:
+        assert "" == (await last(stub.Undrain(pb.UndrainCommand()))).error
+    await house.ready()
+
+
 async def test_what_cannot_be_done_is_refused_in_a_sentence_with_a_remedy(tmp_path: Path) -> None:
     models = [
         {"name": "a", "engine": "simulated"},

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from node_agent.core.events import Hold
 from node_agent.core.report import Load, SentBook
 from node_agent.engines.ports import NoFreePort, Ports
 from node_agent.memory import Memory
@@ -23,6 +24,15 @@ def test_generations_and_learned_times_survive_a_restart(tmp_path: Path) -> None
     again = Memory(tmp_path / "memory.json")
     assert (7, 0) == (again.generation("a"), again.generation("b"))
     assert 12 == again.estimate.remaining_s("load:m", prior_s=1)
+
+
+def test_what_was_drained_survives_a_restart(tmp_path: Path) -> None:
+    hold = Hold(30.0, stop=True)
+    assert Memory(tmp_path / "memory.json").drained({"a": hold}, draining=True)
+    again = Memory(tmp_path / "memory.json")
+    assert (True, {"a": hold}) == (again.draining, again.held)
+    assert again.started("a", 8)
+    assert {"a": hold} == Memory(tmp_path / "memory.json").held
 
 
 def test_a_memory_that_cannot_be_read_begins_anew(tmp_path: Path) -> None:
