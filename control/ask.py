@@ -59,6 +59,12 @@ class Router:
                 "it never came here, or was longer ago than the router remembers."
             ) from error
 
+    async def whatif(self, *, policy: str, model: str, constants: Sequence[str]) -> bytes:
+        """The router's answer as it came: JSON."""
+        root = self._base_url.removesuffix("/v1")
+        query = httpx.QueryParams([("policy", policy), ("model", model), *(("set", text) for text in constants)])
+        return await self._get(f"{root}/admin/whatif?{query}")
+
     async def chat(
         self, *, model: str, messages: Sequence[Message], on_text: Callable[[str], None], max_tokens: int = 0
     ) -> Figures:

@@ -50,6 +50,10 @@ COMMANDS: Mapping[str, Mapping[str, Entry]] = {
         "sleep": Entry("replicas:SLEEP", "take a replica's weights off the GPU, keep its process"),
         "wake": Entry("replicas:WAKE", "bring a sleeping replica back"),
     },
+    "policy": {
+        "policy": Entry("policy:POLICY", "how a model is served: read it, and change it while routers run"),
+        "whatif": Entry("whatif:WHATIF", "what another routing policy would have made of the last decisions"),
+    },
     "access": {
         "keys": Entry("keys:KEYS", "create, list and revoke API keys"),
         "tenants": Entry("keys:TENANTS", "list or set who may use what"),

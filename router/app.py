@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from router.attempt import Attempts
 from router.core import admission
 from router.core.busy import Busy
+from router.core.difference import Difference, Question
 from router.core.dispatch import CoreDispatcher
 from router.core.hedge import HedgeBudget
 from router.core.retry import RetryBudget
@@ -170,6 +171,7 @@ class RouterApp:
             ready=self._not_ready,
             metrics=self._metrics,
             why=self._why,
+            whatif=self._whatif,
         )
         return make_server(make_app(endpoints, pages), self.settings, on_signal=self.shutdown.ask)
 
@@ -222,7 +224,7 @@ class RouterApp:
     async def _join(self, member: Member, group: asyncio.TaskGroup) -> None:
         await member.open()
         await self.siblings.open(self.server.protocol)
-        group.create_task(member.run(leave=self._leave, figures=self._figures, story=self._story))
+        group.create_task(member.run(leave=self._leave, figures=self._figures, story=self._story, replay=self._replay))
 
         async def tell() -> None:
             while not self.server.started:
@@ -293,6 +295,14 @@ class RouterApp:
             told = await self.member.ask_all(request_id=request_id, tenant=tenant)
             story = told.story if told is not None else None
         return story
+
+    async def _whatif(self, asked: Question, tenant: str) -> Difference:
+        told = await self.member.ask_all(tenant=tenant, question=asked) if self.member is not None else None
+        return told.difference if told and told.difference else await self._replay(asked, tenant)
+
+    async def _replay(self, asked: Question, tenant: str) -> Difference:
+        records = self.dispatcher.remembered(lambda request_id: self.recent.belongs(request_id, tenant))
+        return await asyncio.to_thread(self.dispatcher.whatif, asked, records)
 
     def _story(self, request_id: str, tenant: str) -> str | None:
         return self.recent.story(request_id, tenant=tenant)

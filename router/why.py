@@ -32,6 +32,11 @@ class Recent:
         if len(self._outcomes) > self._limit:
             self._outcomes.popitem(last=False)
 
+    def belongs(self, request_id: str, tenant: str) -> bool:
+        """Whether the request is remembered, and the tenant's."""
+        outcome = self._outcomes.get(request_id)
+        return outcome is not None and outcome.tenant == tenant
+
     def story(self, request_id: str, *, tenant: str) -> str | None:
         """None for requests that are not remembered, or are another tenant's."""
         outcome = self._outcomes.get(request_id)

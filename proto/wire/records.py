@@ -128,6 +128,20 @@ class Router(Record, frozen=True, kw_only=True):
     version: str = ""
 
 
+ROUTING = (
+    "expected_time",
+    "random",
+    "round_robin",
+    "least_in_flight",
+    "p2c",
+    "peak_ewma_p2c",
+    "sglang_cache_aware",
+    "llmd_weights",
+    "lmetric",
+)
+"""Names for `ModelPolicy.routing` that routers know; any other means the first."""
+
+
 class ModelPolicy(Record, frozen=True, kw_only=True):
     """How a model is served. Written by people or the control plane, without a lease."""
 
@@ -135,7 +149,7 @@ class ModelPolicy(Record, frozen=True, kw_only=True):
 
     model: str
     routing: str = "expected_time"
-    """Name of the routing policy."""
+    """One of ROUTING."""
     adapter_of: str = ""
     """For a LoRA adapter: the base model whose replicas serve it."""
     fallback: str = ""

@@ -15,6 +15,7 @@ from router.core.belief import Belief
 from router.core.checks import Accuracy
 from router.core.classes import Cost
 from router.core.constants import Constants
+from router.core.difference import Difference, Question
 from router.core.explain import Record, Records, Told, candidates, story, tell
 from router.core.flight import CoreFlight
 from router.core.group import Group
@@ -27,7 +28,7 @@ from router.core.pressure import ahead_ms
 from router.core.score import CONTEXT, TOKEN, Ask
 from router.core.stall import Heard
 from router.core.verdicts import Picked
-from router.core.whatif import Difference, Question, whatif
+from router.core.whatif import whatif
 
 OUTPUT_WORK = 2.0
 """An output token weighs as much as so many of the prompt, where tenants take turns [VTC]."""
@@ -182,10 +183,14 @@ class CoreDispatcher:
         """The same for people."""
         return story(self._records.of(request_id), self._constants)
 
-    def whatif(self, asked: Question, *, about: Callable[[str], bool] = lambda request_id: True) -> Difference:
-        """What another policy or other constants would have made of the decisions that are remembered; of all, or of
-        those `about` requests with certain ids."""
-        records = ((request, record) for request, record in self._records.everything() if about(request))
+    def remembered(self, about: Callable[[str], bool] = lambda request_id: True) -> list[tuple[str, Record]]:
+        """Decisions about requests with certain ids, with these."""
+        return [(request, record) for request, record in self._records.everything() if about(request)]
+
+    def whatif(self, asked: Question, records: list[tuple[str, Record]] | None = None) -> Difference:
+        """What another policy or other constants would have made of these decisions; of all when none are given.
+        About 0.1 ms each, so for a thread: it touches nothing that a decision changes."""
+        records = self.remembered() if records is None else records
         return whatif(records, asked, constants=self._constants, rng=self._rng)
 
     def heard(self, replica: str, now: float) -> Heard | None:

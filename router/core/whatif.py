@@ -6,50 +6,21 @@ the requests after it is not known here, that is for the simulation. Decides not
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 
 import msgspec
 import numpy as np
 
 from router.core.constants import Constants
+from router.core.difference import Difference, Example, Question, largest
 from router.core.explain import Record
 from router.core.model import Verdict
-from router.core.policies import DEFAULT, POLICIES
+from router.core.policies import POLICIES
 from router.core.policies.base import Contenders, Policy, Rng
 from router.core.score import BASE, HOT, KV_SLOPE, KV_TOKEN, KV_USED, READY, Column, kv_barrier_ms, kv_slope_ms
 
 REPLAYED = ("excess_tpot_weight", "kv_barrier_ms", "kv_full", "tie_ms", "tie_fraction")
 """Constants whose effect can be told from what is remembered; others were folded into the figures before."""
-EXAMPLES = 10
-
-
-class Question(msgspec.Struct, frozen=True, kw_only=True):
-    policy: str = DEFAULT
-    constants: dict[str, float] = {}
-    """By name, those of REPLAYED that shall be others."""
-    model: str = ""
-    """Only decisions about requests for it."""
-
-
-class Example(msgspec.Struct, frozen=True):
-    request: str
-    model: str
-    chosen: str
-    instead: str
-    chosen_ms: float
-    instead_ms: float
-
-
-class Difference(msgspec.Struct, frozen=True, kw_only=True):
-    decisions: int = 0
-    changed: int = 0
-    """To another replica that is better by more than a tie."""
-    expected_ms: float = 0.0
-    """Mean expected time to the first token of the replicas that were chosen, by the constants asked for."""
-    instead_ms: float = 0.0
-    """The same of those that would have been."""
-    examples: list[Example] = []
-    """Those with the largest differences first."""
 
 
 def question(policy: str, constants: Iterable[tuple[str, str]], *, model: str = "") -> Question:
@@ -95,29 +66,8 @@ def whatif(records: Iterable[tuple[str, Record]], asked: Question, *, constants:
         changed=changed,
         expected_ms=before / count,
         instead_ms=after / count,
-        examples=_largest(examples),
+        examples=largest(examples),
     )
-
-
-def together(parts: Iterable[Difference]) -> Difference:
-    """Of several routers."""
-    parts = list(parts)
-    decisions = sum(part.decisions for part in parts)
-
-    def mean(of: Callable[[Difference], float]) -> float:
-        return sum(of(part) * part.decisions for part in parts) / max(1, decisions)
-
-    return Difference(
-        decisions=decisions,
-        changed=sum(part.changed for part in parts),
-        expected_ms=mean(lambda part: part.expected_ms),
-        instead_ms=mean(lambda part: part.instead_ms),
-        examples=_largest(example for part in parts for example in part.examples),
-    )
-
-
-def _largest(examples: Iterable[Example]) -> list[Example]:
-    return sorted(examples, key=lambda e: -abs(e.instead_ms - e.chosen_ms))[:EXAMPLES]
 
 
 def _replayed(

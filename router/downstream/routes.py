@@ -20,7 +20,10 @@ from starlette.routing import Route
 
 from router.call import Call
 from router.core import limits
+from router.core.difference import Difference, Question
 from router.core.errors import Code, Refused, error_json, row
+from router.core.policies import DEFAULT
+from router.core.whatif import question
 from router.downstream.auth import authenticate, may_use, unknown_model
 from router.downstream.protocol import EXTENSION
 from router.downstream.stream import AsgiStream, ClientStream, Message, Receive, Send
@@ -128,11 +131,13 @@ class Pages:
         ready: Callable[[], str],
         metrics: Callable[[], Awaitable[bytes]],
         why: Callable[[str, str], Awaitable[str | None]],
+        whatif: Callable[[Question, str], Awaitable[Difference]],
     ) -> None:
         self._view = view
         self._ready = ready
         self._metrics = metrics
         self._why = why
+        self._whatif = whatif
 
     async def models(self, request: Request) -> Response:
         try:
@@ -175,6 +180,15 @@ class Pages:
             return refusal(Refused(Code.NOT_FOUND, "This router remembers no such request of yours."))
         return Response(story, media_type="text/plain; charset=utf-8")
 
+    async def whatif(self, request: Request) -> Response:
+        """The tenant's own recent requests under `policy`, with constants `set=name=value`; of one `model`, or all."""
+        try:
+            tenant, _ = authenticate(request.scope["headers"], self._view(), now_unix_ns=time.time_ns())
+            asked = read_question(request)
+        except Refused as refused:
+            return refusal(refused)
+        return json(await self._whatif(asked, tenant.tenant))
+
     async def unknown(self, request: Request) -> Response:
         message = f"There is no {request.method} {request.url.path} here."
         return refusal(Refused(Code.NOT_FOUND, message))
@@ -212,9 +226,20 @@ def make_app(endpoints: dict[str, ModelEndpoint], pages: Pages) -> Front:
         Route("/ready", pages.ready, methods=["GET"]),
         Route("/metrics", pages.metrics, methods=["GET"]),
         Route("/admin/why/{request_id}", pages.why, methods=["GET"]),
+        Route("/admin/whatif", pages.whatif, methods=["GET"]),
     ]
     others = Starlette(routes=routes, exception_handlers={404: not_found, 405: wrong_method, 500: broken})
     return Front(endpoints, others)
+
+
+def read_question(request: Request) -> Question:
+    """Raises Refused with 400 for a policy or a constant that is none."""
+    asked = request.query_params
+    constants = [(name, value) for name, _, value in (text.partition("=") for text in asked.getlist("set"))]
+    try:
+        return question(asked.get("policy", DEFAULT), constants, model=asked.get("model", ""))
+    except ValueError as error:
+        raise Refused(Code.INVALID_REQUEST, f"{error}.") from error
 
 
 def json(value: object, *, status: int = 200) -> Response:

@@ -12,6 +12,7 @@ from typing import Literal
 
 import msgspec
 
+from router.core.difference import Difference, Question
 from router.workers.tally import Figures
 
 log = logging.getLogger(__name__)
@@ -30,11 +31,13 @@ class Leave(msgspec.Struct, frozen=True, tag=True):
 
 
 class Ask(msgspec.Struct, frozen=True, tag=True):
-    """Worker to parent: ask all. Parent to worker: answer. Without a request id it is the figures that are wanted."""
+    """Worker to parent: ask all. Parent to worker: answer. Without a request id and a question it is the figures that
+    are wanted."""
 
     number: int
     request_id: str = ""
     tenant: str = ""
+    question: Question | None = None
 
 
 class Told(msgspec.Struct, frozen=True, tag=True, kw_only=True):
@@ -48,6 +51,7 @@ class Told(msgspec.Struct, frozen=True, tag=True, kw_only=True):
     """Workers that did not answer."""
     restarts: int = 0
     story: str | None = None
+    difference: Difference | None = None
 
 
 Message = Ready | Leave | Ask | Told

@@ -9,11 +9,12 @@ import asyncio
 import itertools
 import logging
 import socket
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 
 import msgspec
 
+from router.core.difference import Difference, Question
 from router.workers.channel import Ask, Channel, How, Leave, Ready, Told
 from router.workers.tally import Figures
 
@@ -55,6 +56,7 @@ class Member:
         leave: Callable[[How], None],
         figures: Callable[[], Figures],
         story: Callable[[str, str], str | None],
+        replay: Callable[[Question, str], Awaitable[Difference]],
     ) -> None:
         """Until the parent is gone, or cancelled."""
         assert self._channel is not None, "open it first"
@@ -64,7 +66,11 @@ class Member:
                     case Leave():
                         leave(message.how)
                     case Ask():
-                        self._channel.send(self._answer(message, figures, story))
+                        if message.question is not None:
+                            difference = await replay(message.question, message.tenant)
+                            self._channel.send(Told(number=message.number, difference=difference))
+                        else:
+                            self._channel.send(self._answer(message, figures, story))
                     case Told():
                         if (future := self._asked.get(message.number)) and not future.done():
                             future.set_result(message)
@@ -79,11 +85,11 @@ class Member:
         if self._channel is not None:
             self._channel.send(Ready())
 
-    async def ask_all(self, *, request_id: str = "", tenant: str = "") -> Told | None:
+    async def ask_all(self, *, request_id: str = "", tenant: str = "", question: Question | None = None) -> Told | None:
         """All workers' answers, the own included. None when the parent does not answer."""
         if self._channel is None:
             return None
-        ask = Ask(next(self._numbers), request_id, tenant)
+        ask = Ask(next(self._numbers), request_id, tenant, question)
         future: asyncio.Future[Told] = asyncio.get_running_loop().create_future()
         self._asked[ask.number] = future
         try:

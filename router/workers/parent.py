@@ -23,6 +23,7 @@ from contextlib import suppress
 
 import msgspec
 
+from router.core.difference import together
 from router.listen import SharedPort
 from router.workers.channel import Ask, Channel, How, Leave, Ready, Told
 from router.workers.member import Post
@@ -244,6 +245,7 @@ class Parent:
                 figures[one.name if one.name not in figures else f"{one.name}-{one.process.pid}"] = one.told
         silent = sum(answer is None for answer in answers)
         story = next((answer.story for answer in answers if answer and answer.story), None)
+        replayed = [answer.difference for answer in answers if answer and answer.difference]
         worker.send(
             Told(
                 number=ask.number,
@@ -252,6 +254,7 @@ class Parent:
                 silent=silent,
                 restarts=self._restarts,
                 story=story,
+                difference=together(replayed) if replayed else None,
             )
         )
 

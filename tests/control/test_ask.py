@@ -98,3 +98,12 @@ async def test_a_probe_waits_for_a_server_that_is_ready() -> None:
         server.head = b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
         async with asyncio.timeout(20):
             await waiting
+
+
+async def test_whatif_asks_for_a_policy_constants_and_a_model_and_gives_the_answer_as_it_came() -> None:
+    server = Server("200 OK", b'{"decisions": 1}')
+    async with serving(server) as base_url, Router(base_url, "sk-sy-x") as router:
+        answer = await router.whatif(policy="lmetric", model="a/b", constants=["tie_ms=0", "kv_full=0.9"])
+    assert b'{"decisions": 1}' == answer
+    asked = server.asked.split(b" ", 2)[1]
+    assert b"/admin/whatif?policy=lmetric&model=a%2Fb&set=tie_ms%3D0&set=kv_full%3D0.9" == asked

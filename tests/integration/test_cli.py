@@ -113,6 +113,23 @@ def test_nodes_and_models_are_shown_as_tables_and_as_json(cli: Cli, endpoint: st
     assert "the agent at 127.0.0.1:1 does not answer" in lost.stderr
 
 
+def test_a_policy_is_read_changed_and_removed(cli: Cli) -> None:
+    fresh = cli("policy", "m")
+    assert 0 == fresh.returncode, fresh.stderr
+    assert "no policy of m is written: these are the defaults" in fresh.stderr
+    changed = cli("policy", "m", "--set", "hedge=true", "--set", "admission=batch", "--set", "fallback=none-such")
+    assert 0 == changed.returncode, changed.stderr
+    assert ["fallback: none -> none-such", "admission: standard -> batch", "hedge: false -> true"] == sorted(
+        changed.stdout.splitlines(), key=lambda line: "fah".index(line[0])
+    )
+    assert "no replica serves none-such now" in changed.stderr
+    (shown,) = json.loads(cli("policy", "m", "--json").stdout)
+    assert (True, "batch", "none-such") == (shown["hedge"], shown["admission"], shown["fallback"])
+    assert "admission: batch -> standard" in cli("policy", "m", "--unset", "admission").stdout
+    assert "says so already" in cli("policy", "m", "--set", "hedge=true").stdout
+    assert "is removed; the defaults hold" in cli("policy", "m", "--reset").stdout
+
+
 MISTAKES = [
     (("frobnicate",), 2, "there is no command 'frobnicate'"),
     (("drian", "x"), 2, "did you mean `switchyard drain`?"),
@@ -135,6 +152,12 @@ MISTAKES = [
     (("chat", "hello"), 1, "no `switchyard up` runs"),
     (("chat", "--base-url", "http://127.0.0.1:1/v1", "--model", "m", "hello"), 1, "no router answers"),
     (("usage",), 1, "there is no usage journal"),
+    (("policy",), 2, "model"),
+    (("policy", "m", "--set", "hedge"), 2, "write it like hedge=true"),
+    (("policy", "m", "--set", "speed=9"), 2, "a policy has no 'speed'; it has routing"),
+    (("policy", "m", "--reset", "--unset", "hedge"), 2, "cannot be combined"),
+    (("whatif", "--set", "tie_ms"), 2, "write it like tie_ms=0"),
+    (("whatif", "--base-url", "http://127.0.0.1:1/v1"), 1, "no router answers"),
     (("up", "--nodes", "0"), 2, "nodes"),
     (("up", "--data-dir", "/dev/null/here"), 1, "/dev/null/here"),
     (("up", "--etcd-binary", "/no/such/etcd", "--port", "0"), 1, "/no/such/etcd"),

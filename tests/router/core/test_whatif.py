@@ -5,9 +5,11 @@ from __future__ import annotations
 import pytest
 
 from router.core.constants import Constants
+from router.core.difference import Difference, Example, Question, together
 from router.core.dispatch import CoreDispatcher
 from router.core.model import Shape
-from router.core.whatif import Difference, Example, Question, question, together
+from router.core.policies import DEFAULT
+from router.core.whatif import question
 from tests.router.core.fleets import dispatcher, load, replica, report, shape
 from wire.records import ModelState
 
@@ -26,7 +28,7 @@ def busy_and_idle() -> CoreDispatcher:
 
 
 def test_under_the_same_rule_nothing_changes() -> None:
-    found = busy_and_idle().whatif(Question())
+    found = busy_and_idle().whatif(Question(policy=DEFAULT))
     assert (31, 0, []) == (found.decisions, found.changed, found.examples)
     assert found.expected_ms == found.instead_ms
 
@@ -35,10 +37,10 @@ def test_a_choice_among_equals_or_to_explore_is_no_difference() -> None:
     core = dispatcher(replica("a"), replica("b"), replica("c"))
     for n in range(30):
         core.pick(asked(f"q{n}"), now=0.0)
-    assert (30, 0) == (core.whatif(Question()).decisions, core.whatif(Question()).changed)
+    assert (30, 0) == (core.whatif(Question(policy=DEFAULT)).decisions, core.whatif(Question(policy=DEFAULT)).changed)
     curious = dispatcher(replica("a"), replica("b"), constants=Constants(explore=1.0))
     curious.pick(asked("q"), now=0.0)
-    assert 0 == curious.whatif(Question()).decisions
+    assert 0 == curious.whatif(Question(policy=DEFAULT)).decisions
 
 
 def test_another_policy_is_shown_with_what_it_would_have_cost() -> None:
@@ -58,17 +60,17 @@ def test_another_price_of_full_memory_is_folded_into_what_was_remembered() -> No
     core.report(report(load("b", waiting=1, waiting_uncached_tokens=2000.0)), 0.0)
     decision = core.pick(asked("q"), now=0.0)
     assert "b" == decision.replica
-    free = core.whatif(Question(constants={"kv_barrier_ms": 0.0}))
+    free = core.whatif(Question(policy=DEFAULT, constants={"kv_barrier_ms": 0.0}))
     assert [("b", "a")] == [(e.chosen, e.instead) for e in free.examples]
-    assert 0 == core.whatif(Question(constants={"kv_full": 0.97})).changed
-    assert 0 == core.whatif(Question(constants={"kv_barrier_ms": 1e6})).changed
+    assert 0 == core.whatif(Question(policy=DEFAULT, constants={"kv_full": 0.97})).changed
+    assert 0 == core.whatif(Question(policy=DEFAULT, constants={"kv_barrier_ms": 1e6})).changed
 
 
 def test_decisions_can_be_asked_about_by_model_and_by_request() -> None:
     core = busy_and_idle()
-    assert 0 == core.whatif(Question(model="other")).decisions
-    assert 31 == core.whatif(Question(model="m")).decisions
-    assert 1 == core.whatif(Question(), about=lambda request: request == "q7").decisions
+    assert 0 == core.whatif(Question(policy=DEFAULT, model="other")).decisions
+    assert 31 == core.whatif(Question(policy=DEFAULT, model="m")).decisions
+    assert 1 == core.whatif(Question(policy=DEFAULT), core.remembered(lambda request: request == "q7")).decisions
 
 
 def test_what_was_not_sent_is_left_out() -> None:
@@ -82,7 +84,7 @@ def test_decisions_that_the_policy_could_not_have_made_are_left_out() -> None:
     core.pick(asked("q"), exclude={"a"}, now=0.0)
     (record,) = core._records.of("q")
     record.excluded["b"] = "for the test"
-    assert 0 == core.whatif(Question()).decisions
+    assert 0 == core.whatif(Question(policy=DEFAULT)).decisions
 
 
 def test_differences_of_several_routers_add_up() -> None:

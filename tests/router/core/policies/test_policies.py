@@ -6,14 +6,19 @@ import numpy as np
 import pytest
 
 from router.core.model import Ending, Verdict
-from router.core.policies import POLICIES
+from router.core.policies import DEFAULT, POLICIES
 from router.core.policies.published import CacheAware
 from tests.router.core.fleets import dispatcher, load, replica, report, shape
-from wire.records import ModelPolicy, ModelState
+from wire.records import ROUTING, ModelPolicy, ModelState
 
 
 def policy(name: str) -> tuple[ModelPolicy, ...]:
     return (ModelPolicy(model="m", routing=name),)
+
+
+def test_the_names_that_people_may_write_are_those_that_there_are() -> None:
+    assert sorted(ROUTING) == sorted(POLICIES)
+    assert ROUTING[0] == ModelPolicy(model="m").routing == DEFAULT
 
 
 @pytest.mark.parametrize("name", list(POLICIES))
