@@ -37,6 +37,8 @@ from wire.v1 import node_pb2
 LEASE_TTL_S = 10
 REPORT_S = 0.1
 REGION = "local"
+DEVICES = {"llama-3.1-8b-h100": "h100-80g", "llama-3.1-70b-tp4-h100": "h100-80g-tp4"}
+"""What an agent would say of the device that a profile describes."""
 
 
 class NodeSpec(msgspec.Struct, frozen=True, kw_only=True):
@@ -120,7 +122,7 @@ class Member:
             address=self.address,
             state=self.state,
             generation=1,
-            device_class=profile.name,
+            device_class=DEVICES.get(profile.name, profile.name),
             max_num_seqs=profile.max_num_seqs,
             max_batch_tokens=profile.max_batch_tokens,
             max_model_len=profile.max_model_len,
@@ -272,13 +274,17 @@ async def _degrade(plan: Plan, members: Sequence[Member], after_s: float) -> Non
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m loadtest.fleet", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--plan", default="mixed", choices=sorted(PLANS))
+    parser.add_argument("--profile", default="", choices=["", *PROFILES], help="of the engines, instead of the plan's")
     parser.add_argument("--registry", default="", help="host:port; empty: nobody is told")
     parser.add_argument("--key", default="sk-fleet", help="API key to create")
     parser.add_argument("--auto-wake", action="store_true", help="sleeping engines wake when a request waits")
     parser.add_argument("--degrade-after", type=float, default=60.0, metavar="SECONDS")
     args = parser.parse_args(argv)
+    plan = PLANS[args.plan]
+    if args.profile:
+        plan = msgspec.structs.replace(plan, profile=args.profile)
     run_ = run(
-        PLANS[args.plan],
+        plan,
         registry_endpoint=args.registry,
         api_key=args.key,
         auto_wake=args.auto_wake,

@@ -1,296 +1,206 @@
-"""Traces in real time against a live simulated fleet, through a real router: who decides better, and at what cost?
+"""Traces in real time against live simulated fleets, through real routers: who decides better, and at what cost?
 
-    python -m loadtest.replay --trace mooncake-conv --plan mixed --seconds 120
-    python -m loadtest.replay --only switchyard,smg:cache_aware,litellm --rounds 3
+    python -m loadtest.replay --budget 35 --store replay.jsonl --out replay.md
+    python -m loadtest.replay --traces azure-conv --plans mixed --only switchyard,smg:cache_aware --seconds 60
 
-Open loop: requests are sent when the trace says, whatever became of earlier ones. Every contestant gets the same
-requests at the same times against a fresh fleet. Routers that know one model only get one process per model, as they
-are deployed; engines then wake by themselves when a request waits (fleet.py), because nobody would wake them.
-
-Time to first token is counted from the moment a request was due, an unanswered request counts as infinitely late.
+Two traces and two fleets (`uniform`: eight equal nodes, one warm model; `mixed`: two slow nodes, one that degrades at
+half time, two models that sleep), each contestant alone against a fresh fleet with the same requests at the same times.
+With `--store` each round is kept as soon as it is done, and an interrupted run goes on where it was.
 """
 
 from __future__ import annotations
 
 import argparse
-import asyncio
-import random
-import statistics
 import sys
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+import time
+from collections.abc import Sequence
+from math import inf
 from pathlib import Path
-from time import monotonic
 
 import msgspec
 import uvloop
 
-from loadtest import traces, traffic
-from loadtest.client import Client, Exchange
-from loadtest.fleet import PLANS, Described
-from loadtest.peers import llm_routers, proxies, switchyard
-from loadtest.peers.contestant import Contestant, Launch, Site, lacks
-from loadtest.processes import CannotStart, Process, Processes, free_port
-from loadtest.rig import start
-from loadtest.traces import Arrival
-from loadtest.verdict import Load, Told, summed, table
+from loadtest import traces
+from loadtest.fleet import PLANS
+from loadtest.processes import CannotStart
+from loadtest.replay_round import CONTESTANTS, one_round
+from loadtest.verdict import Load, Told, against_the_best, table
 
-DRAIN_S = 60.0
-SAMPLE_S = 0.5
-KEY = "sk-fleet"
-
-
-class Due(msgspec.Struct, frozen=True):
-    at_s: float
-    model: str
-    request: bytes
-
-
-class Routed(msgspec.Struct, frozen=True, kw_only=True):
-    """A running contestant: which client serves which model."""
-
-    clients: Mapping[str, Client]
-    health: Mapping[str, str]
-    processes: tuple[Process, ...]
-    api_key: str
-
-
-def requests(load: Load, key: str) -> list[Due]:
-    """The same for all contestants. Sessions keep their model: the second block id, or the request itself, decides."""
-    plan = PLANS[load.plan]
-    models, weights = list(plan.shares), list(plan.shares.values())
-    encoder = Client("127.0.0.1", 80, api_key=key)
-    window = load.seconds * load.speed
-    due = []
-    for number, arrival in enumerate(traces.load(load.trace, seed=load.seed)):
-        at = arrival.at_s - load.offset_s
-        if 0 <= at < window:
-            chooser = random.Random(f"{load.seed} {_session(arrival, number)}")
-            model = chooser.choices(models, weights)[0]
-            body = traffic.replayed(arrival, model, number=number, scale=load.scale, max_prompt=120_000)
-            body |= {"ignore_eos": True, "max_tokens": min(body["max_tokens"], load.max_output or body["max_tokens"])}
-            due.append(Due(at / load.speed, model, encoder.encode("/v1/chat/completions", body)))
-    return due
-
-
-def _session(arrival: Arrival, number: int) -> int:
-    return arrival.blocks[1] if len(arrival.blocks) > 1 else number
-
-
-async def replay(routed: Routed, due: Sequence[Due]) -> list[tuple[float, Exchange]]:
-    """Send everything when it is due and wait for the answers; pairs of how late it was sent, and what came."""
-    began = monotonic()
-    sent: list[tuple[float, Exchange]] = []
-    for one in due:
-        await asyncio.sleep(max(0.0, began + one.at_s - monotonic()))
-        late = monotonic() - began - one.at_s
-        sent.append((late, await routed.clients[one.model].open(one.request)))
-    deadline = monotonic() + DRAIN_S
-    for _, exchange in sent:
-        try:
-            async with asyncio.timeout(max(0.01, deadline - monotonic())):
-                await exchange.ended()
-        except TimeoutError:
-            exchange.abort()
-    return sent
-
-
-async def one_round(contestant: Contestant, load: Load, at: Path) -> Told:
-    with Processes() as processes:
-        own = contestant.name == "switchyard"
-        fleet, routed = _own(load, at, processes) if own else _peer(contestant, load, at, processes)
-        await _ready(routed)
-        due = requests(load, routed.api_key)
-        engines = {described: Client(*_host_port(described.address)) for described in fleet}
-        before = sum(process.cpu_s() for process in routed.processes)
-        async with asyncio.TaskGroup() as group:
-            imbalances: list[float] = []
-            watcher = group.create_task(_watch(engines, imbalances))
-            sent = await replay(routed, due)
-            watcher.cancel()
-        cpu = sum(process.cpu_s() for process in routed.processes) - before
-        stats = [await _stats(client) for client in engines.values()]
-        for client in (*routed.clients.values(), *engines.values()):
-            client.close()
-    cold = sum(len(node.cold) for node in PLANS[load.plan].nodes)
-    return summed(sent, stats, imbalances, cpu_s=cpu, cold=cold)
-
-
-def _own(load: Load, at: Path, processes: Processes) -> tuple[list[Described], Routed]:
-    """Switchyard: one router for all models, fed by the fleet's records and reports."""
-    server, endpoint = switchyard.registry(at)
-    start(processes, server, at)
-    fleet = _fleet(load, at, processes, "--registry", endpoint, "--key", KEY)
-    engines = tuple(described.address for described in fleet)
-    site = Site(port=free_port(), engines=engines, model="", directory=at)
-    process = start(processes, switchyard.router(site, endpoint), at)
-    launch = Launch(router=None, port=site.port, health="/ready", api_key=KEY)
-    return fleet, _routed(dict.fromkeys((one.model for one in fleet), launch), {site.port: process})
-
-
-def _peer(contestant: Contestant, load: Load, at: Path, processes: Processes) -> tuple[list[Described], Routed]:
-    """One router process per model."""
-    fleet = _fleet(load, at, processes, "--auto-wake")
-    launches: dict[str, Launch] = {}
-    running: dict[int, Process] = {}
-    for model in dict.fromkeys(described.model for described in fleet):
-        folder = at / model
-        folder.mkdir()
-        engines = tuple(described.address for described in fleet if described.model == model)
-        launch = contestant.launch(Site(port=free_port(), engines=engines, model=model, directory=folder))
-        assert launch.router is not None, f"{contestant.name} has no process"
-        launches[model] = launch
-        running[launch.port] = start(processes, launch.router, folder)
-    return fleet, _routed(launches, running)
-
-
-def _fleet(load: Load, at: Path, processes: Processes, *options: str) -> list[Described]:
-    argv = [sys.executable, "-m", "loadtest.fleet", "--plan", load.plan, "--degrade-after", f"{load.seconds / 2:g}"]
-    process = processes.start([*argv, *options], name="fleet", directory=at)
-    return msgspec.json.decode(process.await_line("fleet ", limit_s=60), type=list[Described])
-
-
-def _routed(launches: Mapping[str, Launch], running: Mapping[int, Process]) -> Routed:
-    keys = {launch.api_key for launch in launches.values()}
-    assert len(keys) == 1, "one key opens all routers of a contestant"
-    return Routed(
-        clients={model: Client("127.0.0.1", one.port, api_key=one.api_key) for model, one in launches.items()},
-        health={model: one.health for model, one in launches.items()},
-        processes=tuple(running.values()),
-        api_key=keys.pop(),
-    )
-
-
-async def _ready(routed: Routed, limit_s: float = 90.0) -> None:
-    """Healthy, and the most common model has answered, so that nobody pays for a first import."""
-    deadline = monotonic() + limit_s
-    waiting = dict(routed.health)
-    while waiting and monotonic() < deadline:
-        for model, path in list(waiting.items()):
-            if (await routed.clients[model].get(path)).status == 200:
-                del waiting[model]
-        await asyncio.sleep(0.1)
-    model = next(iter(routed.clients))
-    body = {"model": model, "messages": [{"role": "user", "content": "hello"}], "max_tokens": 2}
-    while monotonic() < deadline:
-        if (await routed.clients[model].post("/v1/chat/completions", body)).status == 200:
-            return
-        await asyncio.sleep(0.2)
-    raise CannotStart(f"not ready in {limit_s:g} s: {[process.last_words() for process in routed.processes]}")
-
-
-async def _watch(engines: Mapping[Described, Client], imbalances: list[float]) -> None:
-    """How unevenly requests lie on the replicas of a model that has several."""
-    while True:
-        await asyncio.sleep(SAMPLE_S)
-        active: dict[str, list[float]] = {}
-        for described, client in engines.items():
-            stats = msgspec.json.decode((await client.get("/sim/stats")).text())
-            active.setdefault(described.model, []).append(stats["active"])
-        spreads = [
-            statistics.pstdev(counts) / statistics.fmean(counts)
-            for counts in active.values()
-            if len(counts) > 2 and sum(counts) >= len(counts)
-        ]
-        imbalances += spreads
-
-
-async def _stats(client: Client) -> dict[str, float]:
-    stats = msgspec.json.decode((await client.get("/sim/stats")).text())
-    engine = stats["engine"]
-    sleeping = msgspec.json.decode((await client.get("/is_sleeping")).text()).get("is_sleeping", False)
-    return {
-        "queries": engine["prefix_queries_tokens"],
-        "hits": engine["prefix_hits_tokens"],
-        "asleep": float(sleeping),
-        "behind_s": stats["behind_s"],
-    }
-
-
-def _rust(name: str, launch: Callable[[Site, str], Launch], policy: str) -> Contestant:
-    return Contestant(
-        name=f"{name}:{policy}",
-        about=f"{name}, {policy}",
-        missing=lacks("routers", name),
-        launch=lambda site: launch(site, policy),
-    )
-
-
-CONTESTANTS: dict[str, Contestant] = {
-    contestant.name: contestant
-    for contestant in (
-        *switchyard.CONTESTANTS,
-        *(
-            _rust(name, launch, policy)
-            for name, launch in (
-                ("vllm-router", llm_routers.vllm_router),
-                ("smg", llm_routers.smg),
-                ("sglang-router", llm_routers.sglang_router),
-            )
-            for policy in ("cache_aware", "power_of_two")
-        ),
-        *(one for one in llm_routers.CONTESTANTS if one.name == "litellm"),
-        *(one for one in proxies.CONTESTANTS if one.name == "nginx"),
-    )
+OWN = "switchyard"
+DEFAULT = tuple(name for name in CONTESTANTS if name != "nginx")
+AROUND_S = 12.0
+"""What a round takes beside its traffic: starting, warming, the last answers, stopping."""
+LEAST_S = 20.0
+PROFILE = "llama-3.1-70b-tp4-h100"
+"""Slow enough that a fleet near its capacity sends few enough tokens for two cores to carry: with the 8B profile the
+machine, not the fleet, would be full first."""
+MAX_OUTPUT = 100
+SCALE = {"mooncake-conv": 0.25, "azure-conv": 1.0}
+SPEED = {
+    ("mooncake-conv", "uniform"): 6.0,
+    ("mooncake-conv", "mixed"): 4.5,
+    ("azure-conv", "uniform"): 5.5,
+    ("azure-conv", "mixed"): 4.5,
 }
+"""Time compression at which about 70 % of the fleet's capacity is asked for."""
 
 
-def _host_port(address: str) -> tuple[str, int]:
-    host, _, port = address.rpartition(":")
-    return host, int(port)
+class Kept(msgspec.Struct, frozen=True):
+    """A round in the store. JSON has no infinity: -1 stands for it."""
+
+    contestant: str
+    load: Load
+    told: Told
+
+
+class Round(msgspec.Struct, frozen=True):
+    contestant: str
+    load: Load
+
+
+def rounds_of(args: argparse.Namespace) -> list[Round]:
+    """In the order of running: contestants side by side, so that the machine's moods hit all alike."""
+    cells = len(args.traces) * len(args.plans) * len(args.only) * args.rounds
+    seconds = args.seconds or max(LEAST_S, 60.0 * args.budget / cells - AROUND_S)
+    return [
+        Round(name, _load(trace, plan, round(seconds), args, number))
+        for number in range(args.rounds)
+        for trace in args.traces
+        for plan in args.plans
+        for name in args.only
+    ]
+
+
+def _load(trace: str, plan: str, seconds: float, args: argparse.Namespace, number: int) -> Load:
+    return Load(
+        trace=trace,
+        plan=plan,
+        speed=args.speed or args.load * SPEED[trace, plan],
+        seconds=seconds,
+        offset_s=args.offset,
+        scale=args.prompt_scale or SCALE[trace],
+        seed=args.seed + number,
+        max_output=args.max_output,
+        profile=PROFILE,
+    )
+
+
+class Store:
+    """Rounds that were run, in memory and, if there is a path, as JSON lines."""
+
+    def __init__(self, path: Path | None) -> None:
+        self.path = path
+        self.kept: list[Kept] = []
+        if path is not None and path.exists():
+            self.kept = [
+                _with_infinity(msgspec.json.decode(line, type=Kept)) for line in path.read_bytes().splitlines()
+            ]
+
+    def of(self, one: Round) -> Told | None:
+        found = (kept.told for kept in self.kept if kept.contestant == one.contestant and kept.load == one.load)
+        return next(found, None)
+
+    def add(self, kept: Kept) -> None:
+        self.kept.append(kept)
+        if self.path is not None:
+            with self.path.open("ab") as file:
+                file.write(msgspec.json.encode(_without_infinity(kept)) + b"\n")
+
+
+TIMES = ("ttft_p50_s", "ttft_p95_s", "ttft_p99_s")
+
+
+def _without_infinity(kept: Kept) -> Kept:
+    times = {name: -1.0 for name in TIMES if getattr(kept.told, name) == inf}
+    return msgspec.structs.replace(kept, told=msgspec.structs.replace(kept.told, **times))
+
+
+def _with_infinity(kept: Kept) -> Kept:
+    times = {name: inf for name in TIMES if getattr(kept.told, name) < 0}
+    return msgspec.structs.replace(kept, told=msgspec.structs.replace(kept.told, **times))
+
+
+def run(rounds: Sequence[Round], store: Store) -> None:
+    """Whatever is not in the store yet. A contestant that cannot start is left out with a sentence."""
+    todo = [one for one in rounds if store.of(one) is None]
+    seconds = sum(one.load.seconds + AROUND_S for one in todo)
+    _say(f"{len(todo)} of {len(rounds)} rounds to run, about {seconds / 60:.0f} minutes")
+    for number, one in enumerate(todo, start=1):
+        where = f"{number}/{len(todo)} {one.load.trace} {one.load.plan} {one.contestant:<26}"
+        if why := CONTESTANTS[one.contestant].missing():
+            _say(f"{where} skipped: {why}")
+            continue
+        began = time.monotonic()
+        try:
+            with tempfile.TemporaryDirectory(prefix="replay-") as at:
+                told = uvloop.run(one_round(CONTESTANTS[one.contestant], one.load, Path(at)))
+        except (CannotStart, OSError) as error:
+            _say(f"{where} left out: {error}")
+            continue
+        store.add(Kept(one.contestant, one.load, told))
+        _say(
+            f"{where} p50 {told.ttft_p50_s:.2f} p99 {told.ttft_p99_s:.2f} s, goodput {told.goodput:.3f}, "
+            f"{told.requests} requests, harness {told.harness_cores:.2f} cores{', VOID' if told.void else ''}, "
+            f"took {time.monotonic() - began:.0f} s"
+        )
+
+
+def document(rounds: Sequence[Round], store: Store) -> str:
+    cells: dict[tuple[str, str], tuple[Load, dict[str, list[Told]]]] = {}
+    for one in rounds:
+        told = store.of(one)
+        if told is not None:
+            _, found = cells.setdefault((one.load.trace, one.load.plan), (one.load, {}))
+            found.setdefault(one.contestant, []).append(told)
+    parts = []
+    for load, found in cells.values():
+        parts += [table(found, load), "", against_the_best(found, OWN), ""]
+        parts += [f"{name}: {text}" for name, told in found.items() if (text := _failures(told))]
+    return "\n".join(parts).rstrip() + "\n"
+
+
+def _failures(rounds: Sequence[Told]) -> str:
+    return "; ".join(f"{count} x {what}" for told in rounds for what, count in told.failures.items())
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     args = _parser().parse_args(argv)
-    names = args.only.split(",") if args.only else list(CONTESTANTS)
-    if unknown := [name for name in names if name not in CONTESTANTS]:
-        print(f"no contestant {', '.join(unknown)}; there are {', '.join(CONTESTANTS)}", file=sys.stderr)
+    args.only = args.only.split(",") if args.only else list(DEFAULT)
+    if unknown := [name for name in args.only if name not in CONTESTANTS]:
+        _say(f"no contestant {', '.join(unknown)}; there are {', '.join(CONTESTANTS)}")
         return 2
-    load = Load(
-        trace=args.trace,
-        plan=args.plan,
-        speed=args.speed,
-        seconds=args.seconds,
-        offset_s=args.offset,
-        scale=args.prompt_scale,
-        seed=args.seed,
-        max_output=args.max_output,
-    )
-    found: dict[str, list[Told]] = {}
-    for number in range(args.rounds):
-        for name in names:
-            if why := CONTESTANTS[name].missing():
-                print(f"{name:<28} skipped: {why}", file=sys.stderr)
-                continue
-            try:
-                with tempfile.TemporaryDirectory(prefix="replay-") as at:
-                    told = uvloop.run(one_round(CONTESTANTS[name], load, Path(at)))
-            except (CannotStart, OSError) as error:
-                print(f"{name:<28} left out of round {number + 1}: {error}", file=sys.stderr)
-                continue
-            found.setdefault(name, []).append(told)
-            print(f"round {number + 1}: {name:<28} p99 {told.ttft_p99_s:.2f} s", file=sys.stderr, flush=True)
-    text = table(found, load)
+    rounds, store = rounds_of(args), Store(args.store)
+    run(rounds, store)
+    text = document(rounds, store)
     print(text)
     if args.out:
-        args.out.write_text(text + "\n")
-        args.out.with_suffix(".json").write_bytes(msgspec.json.format(msgspec.json.encode({"load": load, **found})))
-    return 0 if found else 1
+        args.out.write_text(text)
+    return 0 if any(store.of(one) for one in rounds) else 1
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m loadtest.replay", description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--trace", default="mooncake-conv", choices=traces.NAMES)
-    parser.add_argument("--plan", default="mixed", choices=sorted(PLANS))
-    parser.add_argument("--only", default="", help="comma separated; default: all that can run here")
-    parser.add_argument("--speed", type=float, default=2.0, help="time compression")
-    parser.add_argument("--seconds", type=float, default=120.0, help="real time per contestant and round")
+    parser.add_argument("--traces", nargs="+", default=list(traces.NAMES), choices=traces.NAMES)
+    parser.add_argument("--plans", nargs="+", default=["uniform", "mixed"], choices=sorted(PLANS))
+    parser.add_argument(
+        "--only", default="", help=f"comma separated, of {', '.join(CONTESTANTS)}; default: LLM routers"
+    )
+    parser.add_argument("--budget", type=float, default=35.0, help="minutes for everything; sets --seconds")
+    parser.add_argument("--seconds", type=float, default=0.0, help="of traffic per contestant and round")
+    parser.add_argument("--rounds", type=int, default=1, help="each with another seed")
+    parser.add_argument("--load", type=float, default=1.0, help="of what is about 70 %% of the fleet's capacity")
+    parser.add_argument("--speed", type=float, default=0.0, help="time compression, instead of --load")
     parser.add_argument("--offset", type=float, default=600.0, help="where in the trace to begin, seconds")
-    parser.add_argument("--prompt-scale", type=float, default=1.0)
-    parser.add_argument("--max-output", type=int, default=0, help="cut answers to so many tokens")
-    parser.add_argument("--rounds", type=int, default=1)
+    parser.add_argument("--prompt-scale", type=float, default=0.0, help="default: mooncake-conv 0.25, azure-conv 1")
+    parser.add_argument("--max-output", type=int, default=MAX_OUTPUT, help="cut answers to so many tokens; 0: do not")
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--out", type=Path, help="Markdown file; a JSON file is written beside it")
+    parser.add_argument("--store", type=Path, help="JSON lines: rounds are kept there and not repeated")
+    parser.add_argument("--out", type=Path, help="Markdown file")
     return parser
 
 

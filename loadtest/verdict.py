@@ -16,6 +16,8 @@ from loadtest.client import Exchange
 from loadtest.measures import quantile
 
 SLO_TTFT_S, SLO_TPOT_S = 2.0, 0.05
+LATE_S, BEHIND_S = 0.1, 0.5
+"""A round in which the client sent later, or an engine lost more, is void."""
 
 
 class Load(msgspec.Struct, frozen=True, kw_only=True):
@@ -29,6 +31,8 @@ class Load(msgspec.Struct, frozen=True, kw_only=True):
     seed: int
     max_output: int = 0
     """Cuts answers; 0: as long as in the trace."""
+    profile: str = ""
+    """Of the engines, instead of the plan's."""
 
 
 class Told(msgspec.Struct, frozen=True, kw_only=True):
@@ -52,8 +56,15 @@ class Told(msgspec.Struct, frozen=True, kw_only=True):
     """How much later than due the client sent, at p99: above 0.05 the machine was too busy."""
     behind_s: float
     """Time that the engines lost because the machine was too busy, per engine."""
+    harness_cores: float = 0.0
+    """CPU that engines and client took, in cores: near the machine's number of cores nothing here means anything."""
     failures: dict[str, int]
     """What came instead of an answer."""
+
+    @property
+    def void(self) -> bool:
+        """The machine was too busy for the round to say anything of the router."""
+        return self.late_s > LATE_S or self.behind_s > BEHIND_S
 
 
 def summed(
@@ -63,6 +74,7 @@ def summed(
     *,
     cpu_s: float,
     cold: int,
+    harness_cores: float = 0.0,
 ) -> Told:
     ttft = [late + exchange.first_event_s if exchange.complete else float("inf") for late, exchange in sent]
     good = sum(met(first, exchange) for first, (_, exchange) in zip(ttft, sent, strict=True))
@@ -80,6 +92,7 @@ def summed(
         router_cpu_ms=1e3 * cpu_s / max(1, len(sent)),
         late_s=quantile([late for late, _ in sent], 0.99),
         behind_s=statistics.fmean(one["behind_s"] for one in stats),
+        harness_cores=harness_cores,
         failures=dict(Counter(_reason(exchange) for _, exchange in sent if not exchange.complete)),
     )
 
@@ -95,41 +108,79 @@ def met(ttft_s: float, exchange: Exchange) -> bool:
     return (exchange.last_event_at - exchange.sent_at - exchange.first_event_s) / tokens <= SLO_TPOT_S
 
 
+HEAD = (
+    "router",
+    "requests",
+    "unanswered",
+    "TTFT p50 s",
+    "p95",
+    "p99",
+    "goodput",
+    "imbalance",
+    "wakes",
+    "hits",
+    "router CPU ms",
+    "harness cores",
+    "late / behind s",
+)
+
+
 def table(found: Mapping[str, Sequence[Told]], load: Load) -> str:
-    """Medians over rounds."""
-    head = (
-        "router|requests|unanswered|TTFT p50 / p95 / p99 s|goodput|imbalance|wakes|hits|router CPU ms|late / behind s"
-    )
+    """Medians over the rounds that are not void, or over all when none is left; [least, most] for p99."""
     window = f"`{load.trace}` x{load.speed:g} for {load.seconds:g} s from {load.offset_s:g} s"
+    cut = f", answers cut to {load.max_output} tokens" if load.max_output else ""
     lines = [
-        f"{window}, plan `{load.plan}`, prompts x{load.scale:g}, seed {load.seed}; medians of the rounds.",
+        f"{window}, plan `{load.plan}`, prompts x{load.scale:g}{cut}, seed {load.seed}; medians of the rounds.",
         "",
-        "| " + head.replace("|", " | ") + " |",
-        "| --- |" + " --: |" * head.count("|"),
+        "| " + " | ".join(HEAD) + " |",
+        "|---|" + "--:|" * (len(HEAD) - 1),
     ]
-    for name, rounds in found.items():
-
-        def median(get: Callable[[Told], float], rounds: Sequence[Told] = rounds) -> float:
-            return statistics.median(get(told) for told in rounds)
-
-        cells = [
-            name,
-            f"{median(lambda t: t.requests):.0f}",
-            f"{median(lambda t: t.unanswered):.0f}",
-            " / ".join(f"{median(get):.2f}" for get in _TTFT),
-            f"{median(lambda t: t.goodput):.3f}",
-            f"{median(lambda t: t.imbalance):.2f}",
-            f"{median(lambda t: t.wakes):.0f}",
-            f"{median(lambda t: t.hits):.3f}",
-            f"{median(lambda t: t.router_cpu_ms):.2f}",
-            f"{median(lambda t: t.late_s):.2f} / {median(lambda t: t.behind_s):.2f}",
-        ]
-        lines.append("| " + " | ".join(cells) + " |")
+    lines += [_row(name, rounds) for name, rounds in found.items()]
     return "\n".join(lines)
 
 
-_TTFT: tuple[Callable[[Told], float], ...] = (
-    lambda told: told.ttft_p50_s,
-    lambda told: told.ttft_p95_s,
-    lambda told: told.ttft_p99_s,
-)
+def _row(name: str, rounds: Sequence[Told]) -> str:
+    used = [told for told in rounds if not told.void] or rounds
+
+    def median(get: Callable[[Told], float]) -> float:
+        return statistics.median(map(get, used))
+
+    p99 = [told.ttft_p99_s for told in used]
+    spread = f" [{min(p99):.2f}, {max(p99):.2f}]" if len(p99) > 1 else ""
+    voids = sum(told.void for told in rounds)
+    cells = [
+        name + (f" ({voids} of {len(rounds)} rounds void)" if voids else ""),
+        f"{median(lambda t: t.requests):.0f}",
+        f"{median(lambda t: t.unanswered):.0f}",
+        f"{median(lambda t: t.ttft_p50_s):.2f}",
+        f"{median(lambda t: t.ttft_p95_s):.2f}",
+        f"{median(lambda t: t.ttft_p99_s):.2f}{spread}",
+        f"{median(lambda t: t.goodput):.3f}",
+        f"{median(lambda t: t.imbalance):.2f}",
+        f"{median(lambda t: t.wakes):.0f}",
+        f"{median(lambda t: t.hits):.3f}",
+        f"{median(lambda t: t.router_cpu_ms):.2f}",
+        f"{median(lambda t: t.harness_cores):.2f}",
+        f"{median(lambda t: t.late_s):.2f} / {median(lambda t: t.behind_s):.2f}",
+    ]
+    return "| " + " | ".join(cells) + " |"
+
+
+def against_the_best(found: Mapping[str, Sequence[Told]], own: str) -> str:
+    """A sentence: our p99 and goodput beside the best peer's in each."""
+    peers = {name: rounds for name, rounds in found.items() if name != own}
+    if own not in found or not peers:
+        return ""
+
+    def p99(name: str) -> float:
+        return statistics.median(told.ttft_p99_s for told in found[name])
+
+    def goodput(name: str) -> float:
+        return statistics.median(told.goodput for told in found[name])
+
+    fast, good = min(peers, key=p99), max(peers, key=goodput)
+    ratio = p99(own) / p99(fast) if p99(fast) else 0.0
+    return (
+        f"p99 {p99(own):.2f} s against {p99(fast):.2f} s of the best peer in it ({fast}), {ratio:.2f} of it; "
+        f"goodput {goodput(own):.3f} against {goodput(good):.3f} of the best in it ({good})."
+    )
