@@ -9,17 +9,17 @@ Attributes: OpenTelemetry's GenAI conventions (status: development), and `switch
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 from opentelemetry.sdk.resources import Resource
-from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor
+from opentelemetry.sdk.trace import Event, ReadableSpan, SpanProcessor
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import SpanContext, SpanKind, Status, StatusCode, TraceFlags, TraceState
 from opentelemetry.util.types import AttributeValue
 
-from router.call import Attempt, Call
+from router.call import Attempt, Call, Return
 from router.core.errors import Cause, Code, row
 
 OPERATIONS = {"chat": "chat", "completions": "text_completion", "embeddings": "embeddings"}
@@ -60,6 +60,7 @@ class Tracer:
             attributes=_call_attributes(call),
             code=call.code,
             times=(call.arrived_unix_ns, _wall(call, call.ended)),
+            events=[_return_event(call, back) for back in call.returns],
         )
 
     def close(self) -> None:
@@ -83,6 +84,7 @@ class Tracer:
         attributes: dict[str, AttributeValue],
         code: Code,
         times: tuple[int, int],
+        events: Sequence[Event] = (),
     ) -> None:
         failed = row(code).cause in (Cause.UPSTREAM, Cause.US)
         if code is not Code.OK:
@@ -94,6 +96,7 @@ class Tracer:
                 parent=parent,
                 resource=self._resource,
                 attributes=attributes,
+                events=events,
                 kind=kind,
                 instrumentation_scope=_SCOPE,
                 status=Status(StatusCode.ERROR, code.value) if failed else Status(StatusCode.UNSET),
@@ -117,6 +120,11 @@ def _context(trace_id: int, span_id: int, state: TraceState | None, *, remote: b
 def _wall(call: Call, at: float) -> int:
     """A loop time as unix nanoseconds: durations come from the monotonic clock, so a clock step cannot bend them."""
     return call.arrived_unix_ns + int((at - call.arrived) * 1e9)
+
+
+def _return_event(call: Call, back: Return) -> Event:
+    facts = {"switchyard.absent_s": back.absent_s, "switchyard.event": back.event}
+    return Event("client came back", facts, _wall(call, back.at))
 
 
 def _name(call: Call) -> str:

@@ -10,6 +10,7 @@ import re
 from collections.abc import AsyncIterator
 from typing import Any
 
+import openai
 import pytest
 
 from tests.router.harness import (
@@ -458,7 +459,31 @@ async def test_beyond_the_routers_own_limit_the_oldest_finished_streams_go_first
         assert (0, 1) == (len(router.app.kept), router.app.kept.unkept)
 
 
-async def test_why_metrics_and_spans_tell_of_the_return() -> None:
+async def test_the_openai_sdk_comes_back_with_one_extra_header_and_minds_no_comment_of_the_engine() -> None:
+    engine = Gated(first=3, events=[ANSWER[0], b": still here\n\n", *ANSWER[1:]])
+    async with keeping(engine) as (router, _):
+        base_url = f"http://127.0.0.1:{router.port}/v1"
+        async with openai.AsyncOpenAI(base_url=base_url, api_key=KEY, max_retries=0, timeout=20) as client:
+            ask = {"model": MODEL, "messages": [{"role": "user", "content": "hello"}], "stream": True}
+            raw = await client.chat.completions.with_raw_response.create(**ask)
+            handle, texts = raw.headers["x-switchyard-resume"], []
+            stream = raw.parse()
+            async for chunk in stream:
+                texts.append(chunk.choices[0].delta.content)
+                if len(texts) == 2:
+                    break
+            await stream.close()
+            await unheard(router)
+            engine.go.set()
+            back = {"last-event-id": f"{handle}/{len(texts)}"}
+            rest = await client.chat.completions.create(**ask, extra_headers=back)
+            texts += [chunk.choices[0].delta.content async for chunk in rest]
+            assert ["one", " two", " three"] == texts
+            with pytest.raises(openai.NotFoundError, match="without Last-Event-ID"):
+                await client.chat.completions.create(**ask, extra_headers={"last-event-id": "old/1"})
+
+
+async def test_why_and_metrics_tell_of_the_return() -> None:
     engine = Gated(first=2)
     async with keeping(engine) as (router, _):
         first = await (await connect(router)).read(2)

@@ -11,6 +11,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
 from tests.router.harness import Exchange, event, plays, router_with
+from tests.router.test_kept import Gated, connect, keeping, unheard
 
 
 class Receiver:
@@ -109,3 +110,17 @@ async def test_no_prompt_and_no_answer_is_in_any_span() -> None:
         text = "".join(str(s) for s in otlp.spans)
         assert "secret" not in text
         assert "one" not in [v for s in otlp.spans for v in attributes(s).values()]
+
+
+async def test_the_return_of_a_client_is_an_event_of_its_requests_span() -> None:
+    engine = Gated(first=2)
+    async with receiver() as otlp:
+        async with keeping(engine, otlp_endpoint=f"http://127.0.0.1:{otlp.port}", trace_ratio=1.0) as (router, _):
+            first = await (await connect(router)).read(2)
+            first.leave()
+            await unheard(router)
+            engine.go.set()
+            await (await connect(router, f"{first.handle}/1")).rest()
+        (server,) = [span for span in otlp.spans if span.kind == Span.SPAN_KIND_SERVER]
+        (back,) = server.events
+        assert ("client came back", 1) == (back.name, back.attributes[1].value.int_value)
