@@ -4,8 +4,7 @@ Policy is power of two choices where there is one: their default cache-aware pol
 the identical prompts of this load they send everything to one engine and have delayed first tokens by a second.
 `python -m loadtest.replay` compares the policies; compare.py compares the cost of carrying a request. Retries and
 circuit breakers of the Rust routers are on by default; LiteLLM gets three retries and a time limit, and no fallback
-group: with the same engines as a second group it fails at more of the fault scenes, as it then tries a client's own error
-again.
+group: with the same engines as a second group it fails at more of the fault scenes, as it repeats a client's own error.
 """
 
 from __future__ import annotations
