@@ -6,10 +6,10 @@ from math import ceil
 
 import msgspec
 
-from router.attempt import explanation
 from router.call import Call
 from router.core.errors import Code, Refused, error_json, row
 from router.core.events import error_event
+from router.course import explanation
 from router.downstream.stream import Outlet
 
 

@@ -15,13 +15,14 @@ from typing import Protocol
 import msgspec
 
 from router.call import Attempt, Call
-from router.core import stall
 from router.core.busy import Busy
 from router.core.errors import Code
 from router.core.limits import Patience
 from router.core.model import Decision, Dispatcher, Ending, Flight
+from router.core.stall import Heard
 from router.core.usage import Usage
 from router.core.usage import read as read_usage
+from router.course import Course, usual_silence_s
 from router.downstream.stream import Outlet
 from router.relay import Limits, Relay
 from router.resume import FirstLeg, SplicedLeg, Story, WholeLeg
@@ -29,6 +30,9 @@ from router.settings import RouterSettings
 from router.tracecontext import format_traceparent
 from router.upstream.pool import ConnectFailed, EnginePool
 from wire.records import ModelPolicy, Replica
+
+SWEPT_AT_ONCE = 256
+"""Attempts, in less than a millisecond."""
 
 _ENDINGS = {
     Code.OK: Ending.COMPLETE,
@@ -114,6 +118,9 @@ class Attempts:
         key_file = settings.engine_api_key_file
         key = Path(key_file).read_bytes().strip() if key_file else b""
         self._authorization = b"authorization: Bearer %b\r\n" % key if key else b""
+        self._limits = Limits(answer_bytes=settings.answer_limit_bytes, event_bytes=settings.event_limit_bytes)
+        self._said: dict[str, Heard | None] = {}
+        self._heard = self._heard_once  # bound once: open answers share it
         self.active: dict[Relay, Job] = {}
         """What the sweep looks at."""
         self.moving: Collection[str] = ()
@@ -156,14 +163,21 @@ class Attempts:
         for relay in list(self.active):
             relay.stop(Code.DRAINING, "this router is shutting down")
 
-    def sweep(self, now: float, pause_s: float) -> None:
-        """`pause_s` is how long this process stood still since the last sweep."""
-        for relay, job in list(self.active.items()):
-            if pause_s:
-                relay.excuse(pause_s)
-            relay.sweep(now)
-            if job.rival is not None:
-                job.rival.look(relay, now)
+    async def sweep(self, now: float, pause_s: float) -> None:
+        """`pause_s` is how long this process stood still since the last sweep. Among thousands it lets others go on
+        in between: their tokens must not wait for it."""
+        self._said.clear()
+        active = list(self.active.items())
+        for at in range(0, len(active), SWEPT_AT_ONCE):
+            for relay, job in active[at : at + SWEPT_AT_ONCE]:
+                if relay.done.done():
+                    continue
+                if pause_s:
+                    relay.excuse(pause_s)
+                relay.sweep(now)
+                if job.rival is not None:
+                    job.rival.look(relay, now)
+            await asyncio.sleep(0)
         if self.moving:
             self.move()
 
@@ -175,49 +189,23 @@ class Attempts:
                 relay.stop(Code.MOVED, "the replica is being drained")
 
     def _relay(self, call: Call, client: Outlet, job: Job, attempt: Attempt, flight: Flight) -> Relay:
-        def start() -> None:
-            if job.rival is not None:
-                job.rival.leads()
-                relay.lead()
-            flight.first_token(attempt.first_token)
-            self._on_change()
-            call.first_token = call.first_token or attempt.first_token
-            if not client.started:
-                call.status, call.story = 200, job.story
-                client.start(200, stream_headers(call))
-
-        limits = Limits(
-            patience_s=lambda relay, now: self._patience_s(relay, job, now),
-            total_until=min(call.arrived + job.policy.total_limit_s, job.patience.total_until),
-            answer_bytes=self._settings.answer_limit_bytes,
-            event_bytes=self._settings.event_limit_bytes,
-        )
-        relay = Relay(
+        course = Course(call, client, job, flight, on_change=self._on_change, heard=self._heard)
+        return Relay(
             attempt,
             client,
             editor=job.editor,
             choices=job.choices,
-            on_start=start,
-            on_progress=lambda tokens, now: flight.progress(tokens, now),
-            limits=limits,
+            course=course,
+            limits=self._limits,
+            total_until=min(call.arrived + job.policy.total_limit_s, job.patience.total_until),
+            usual_s=usual_silence_s(job, attempt),
         )
-        return relay
 
-    def _patience_s(self, relay: Relay, job: Job, now: float) -> float:
-        """With a silent engine; no less than the policy's where giving up could only end the answer."""
-        streams = relay.attempt.first_token > 0.0
-        cap_s = min(job.silence_limits_s(relay.attempt))
-        silent_s = now - relay.quiet_since
-        if silent_s <= stall.LEAST_S or silent_s > cap_s:
-            return cap_s
-        heard = self._dispatcher.heard(job.replica.replica, now)
-        sign = stall.sign(heard, generation=job.replica.generation, silent_s=silent_s)
-        if not streams:
-            expected_s = 0.001 * job.decision.expected_p90_ms
-            shows = not isinstance(job.editor, WholeLeg)
-            return stall.first_limit_s(sign, expected_s=expected_s, cap_s=cap_s, streams=shows)
-        limit_s = stall.stream_limit_s(sign, interval_s=relay.interval_s, cap_s=cap_s, named=job.replica.token_ids)
-        return limit_s if silent_s > limit_s and job.movable() else cap_s
+    def _heard_once(self, replica: str, now: float) -> Heard | None:
+        """What its agent said of a replica, asked once in a sweep for all that wait for it."""
+        if replica not in self._said:
+            self._said[replica] = self._dispatcher.heard(replica, now)
+        return self._said[replica]
 
     async def _exchange(self, relay: Relay, job: Job, call: Call) -> None:
         """Send and wait. A kept connection that the engine had closed meanwhile is replaced once, at no one's cost."""
@@ -287,24 +275,3 @@ def usage_of(relay: Relay) -> Usage | None:
         return read_usage(bytes(_decode_answer(relay.answer).usage)) if relay.answer else None
     except msgspec.DecodeError:
         return None
-
-
-def stream_headers(call: Call) -> list[tuple[bytes, bytes]]:
-    return [
-        (b"content-type", b"text/event-stream; charset=utf-8"),
-        (b"cache-control", b"no-cache"),
-        (b"x-request-id", call.request_id.encode()),
-        *explanation(call),
-    ]
-
-
-def explanation(call: Call) -> list[tuple[bytes, bytes]]:
-    """`x-switchyard-decision`, for who asked with `x-switchyard-explain`."""
-    if not call.explain or not call.attempts:
-        return []
-    last = call.attempts[-1]
-    said = (
-        f"replica={last.replica.replica}; policy={last.decision.policy}; "
-        f"expected_ttft_ms={last.decision.expected_ttft_ms:.1f}; attempt={len(call.attempts)}"
-    )
-    return [(b"x-switchyard-decision", said.encode("latin-1", "replace"))]

@@ -45,18 +45,58 @@ class Editor(Protocol):
         ...
 
 
-class Limits(msgspec.Struct, frozen=True):
-    """What an attempt may take; times are checked by the sweep, so they hold to a quarter of a second."""
+class Course(Protocol):
+    """Who runs the attempt, as the relay sees it."""
 
-    patience_s: Callable[[Relay, float], float]
-    """How long this attempt may be silent, asked again at each sweep: reports tell more as time goes on."""
-    total_until: float
+    def started(self, relay: Relay) -> None:
+        """The first event has come and goes to the client next."""
+        ...
+
+    def progressed(self, tokens: int, now: float) -> None:
+        """Since the last sweep."""
+        ...
+
+    def patience_s(self, relay: Relay, now: float) -> float:
+        """How long this attempt may be silent; asked at each sweep that finds it silent for longer than is usual:
+        reports tell more as time goes on."""
+        ...
+
+
+class Limits(msgspec.Struct, frozen=True):
+    """What any answer may have."""
+
     answer_bytes: int
     event_bytes: int
 
 
 class Relay:
     """Receiver of a streamed answer."""
+
+    __slots__ = (
+        "_client",
+        "_clock",
+        "_connection",
+        "_course",
+        "_editor",
+        "_last",
+        "_limits",
+        "_splitter",
+        "_take",
+        "_total_until",
+        "_usual_s",
+        "_whole",
+        "_whole_bytes",
+        "answer",
+        "attempt",
+        "choices_left",
+        "done",
+        "events",
+        "quiet_since",
+        "retry_after_s",
+        "swept_events",
+        "tail",
+        "usage",
+    )
 
     def __init__(
         self,
@@ -65,10 +105,12 @@ class Relay:
         *,
         editor: Editor,
         choices: int,
-        on_start: Callable[[], None],
-        on_progress: Callable[[int, float], None],
+        course: Course,
         limits: Limits,
+        total_until: float,
+        usual_s: float,
     ) -> None:
+        """`usual_s` of silence is never too long. Limits are checked by the sweep, so they hold to a quarter second."""
         loop = asyncio.get_running_loop()
         self.attempt = attempt
         self.done: asyncio.Future[None] = loop.create_future()
@@ -91,9 +133,10 @@ class Relay:
         self._connection: EngineConnection | None = None
         self._editor = editor
         self._take = editor.take
-        self._on_start = on_start
-        self._on_progress = on_progress
+        self._course = course
         self._limits = limits
+        self._total_until = total_until
+        self._usual_s = usual_s
         self._splitter = Splitter(limits.event_bytes)
         self._last = b""
         """What will be the tail, as the engine sent it."""
@@ -164,14 +207,14 @@ class Relay:
     def sweep(self, now: float) -> None:
         """Stop an attempt that has been silent for too long. A client that does not read is not the engine's fault."""
         if self.events != self.swept_events:
-            self._on_progress(self.events - self.swept_events, now)
+            self._course.progressed(self.events - self.swept_events, now)
             self.swept_events, self.quiet_since = self.events, now
         elif self._connection is not None and self._connection.paused:
             self.quiet_since = now
         quiet_s = now - self.quiet_since
-        if now > self._limits.total_until:
+        if now > self._total_until:
             self.stop(Code.TOTAL_TIMEOUT, "the request took longer than its total limit")
-        elif quiet_s > self._limits.patience_s(self, now):
+        elif quiet_s > self._usual_s and quiet_s > self._course.patience_s(self, now):
             if self.attempt.first_token:
                 self.stop(Code.STALLED, f"no event for {quiet_s:.1f} s")
             else:
@@ -263,7 +306,7 @@ class Relay:
 
     def _begin(self) -> None:
         self.attempt.first_token = self._clock()
-        self._on_start()
+        self._course.started(self)
 
     def _collect(self, data: bytes) -> None:
         assert self._whole is not None

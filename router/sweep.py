@@ -40,7 +40,7 @@ class Sweep:
             now = clock()
             late_s, last = now - last - SWEEP_INTERVAL_S, now
             pause_s = late_s if late_s > PAUSE_S else 0.0
-            self._attempts.sweep(now, pause_s)
+            await self._attempts.sweep(now, pause_s)
             self._gate.sweep(now)
             self._kept.sweep(now, pause_s)
             for connection in list(self._connections()):

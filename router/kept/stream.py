@@ -12,11 +12,11 @@ import asyncio
 from collections.abc import Callable
 
 from router.answer import broken_answer
-from router.attempt import stream_headers
 from router.call import Call, Return
 from router.core.backlog import COMMENT, Ahead, Backlog, Dropped
 from router.core.errors import Code, Refused
 from router.core.usage import Usage
+from router.course import stream_headers
 from router.downstream.stream import ClientStream, Headers, _ignore
 
 RESUME_HEADER = b"x-switchyard-resume"

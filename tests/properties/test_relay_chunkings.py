@@ -20,7 +20,7 @@ from router.upstream.connection import EngineConnection
 from tests.recordings.library import recordings
 from wire.records import Replica
 
-LIMITS = Limits(patience_s=lambda _relay, _now: 60.0, total_until=1e9, answer_bytes=1 << 24, event_bytes=1 << 20)
+LIMITS = Limits(answer_bytes=1 << 24, event_bytes=1 << 20)
 HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream; charset=utf-8\r\ntransfer-encoding: chunked\r\n\r\n"
 
 
@@ -33,6 +33,17 @@ class Transport(asyncio.Transport):
     def writelines(self, list_of_data: object) -> None: ...
 
     def abort(self) -> None: ...
+
+
+class Course:
+    """Of an attempt that nobody watches."""
+
+    def started(self, relay: Relay) -> None: ...
+
+    def progressed(self, tokens: int, now: float) -> None: ...
+
+    def patience_s(self, relay: Relay, now: float) -> float:
+        return 60.0
 
 
 class Client:
@@ -76,9 +87,10 @@ async def _relayed(body: bytes, path: str, reads: list[bytes]) -> tuple[Code, li
         client,
         editor=story.first_leg(),
         choices=asked.choices,
-        on_start=lambda: None,
-        on_progress=lambda _tokens, _now: None,
+        course=Course(),
         limits=LIMITS,
+        total_until=1e9,
+        usual_s=60.0,
     )
     connection = EngineConnection("h:1")
     connection.connection_made(Transport())

@@ -1,0 +1,98 @@
+"""One attempt while it runs: what its relay tells goes to the flight that counts it, to its race and to the call."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from router.call import Attempt, Call
+from router.core import stall
+from router.core.model import Flight
+from router.core.stall import Heard
+from router.downstream.stream import Outlet
+from router.resume import WholeLeg
+
+if TYPE_CHECKING:
+    from router.attempt import Job
+    from router.relay import Relay
+
+
+class Course:
+    """What a relay calls `Course` too. One small object per open answer, in place of a closure for each question."""
+
+    __slots__ = ("_call", "_client", "_flight", "_heard", "_job", "_on_change")
+
+    def __init__(
+        self,
+        call: Call,
+        client: Outlet,
+        job: Job,
+        flight: Flight,
+        *,
+        on_change: Callable[[], None],
+        heard: Callable[[str, float], Heard | None],
+    ) -> None:
+        self._call = call
+        self._client = client
+        self._job = job
+        self._flight = flight
+        self._on_change = on_change
+        self._heard = heard
+
+    def started(self, relay: Relay) -> None:
+        call, client, job = self._call, self._client, self._job
+        if job.rival is not None:
+            job.rival.leads()
+            relay.lead()
+        self._flight.first_token(relay.attempt.first_token)
+        self._on_change()
+        call.first_token = call.first_token or relay.attempt.first_token
+        if not client.started:
+            call.status, call.story = 200, job.story
+            client.start(200, stream_headers(call))
+
+    def progressed(self, tokens: int, now: float) -> None:
+        self._flight.progress(tokens, now)
+
+    def patience_s(self, relay: Relay, now: float) -> float:
+        """With a silent engine; no less than the policy's where giving up could only end the answer."""
+        job = self._job
+        cap_s = min(job.silence_limits_s(relay.attempt))
+        silent_s = now - relay.quiet_since
+        if silent_s <= stall.LEAST_S or silent_s > cap_s:
+            return cap_s
+        sign = stall.sign(self._heard(job.replica.replica, now), generation=job.replica.generation, silent_s=silent_s)
+        if not relay.attempt.first_token:
+            expected_s = 0.001 * job.decision.expected_p90_ms
+            shows = not isinstance(job.editor, WholeLeg)
+            return stall.first_limit_s(sign, expected_s=expected_s, cap_s=cap_s, streams=shows)
+        limit_s = stall.stream_limit_s(sign, interval_s=relay.interval_s, cap_s=cap_s, named=job.replica.token_ids)
+        return limit_s if silent_s > limit_s and job.movable() else cap_s
+
+
+def usual_silence_s(job: Job, attempt: Attempt) -> float:
+    """Never too long for this attempt, whatever is heard of its engine."""
+    first_s = job.patience.first_token_until - attempt.started
+    limits = (job.patience.between_tokens_s, job.policy.between_tokens_limit_s, job.policy.first_token_limit_s)
+    return min(stall.LEAST_S, first_s, *limits)
+
+
+def stream_headers(call: Call) -> list[tuple[bytes, bytes]]:
+    return [
+        (b"content-type", b"text/event-stream; charset=utf-8"),
+        (b"cache-control", b"no-cache"),
+        (b"x-request-id", call.request_id.encode()),
+        *explanation(call),
+    ]
+
+
+def explanation(call: Call) -> list[tuple[bytes, bytes]]:
+    """`x-switchyard-decision`, for who asked with `x-switchyard-explain`."""
+    if not call.explain or not call.attempts:
+        return []
+    last = call.attempts[-1]
+    said = (
+        f"replica={last.replica.replica}; policy={last.decision.policy}; "
+        f"expected_ttft_ms={last.decision.expected_ttft_ms:.1f}; attempt={len(call.attempts)}"
+    )
+    return [(b"x-switchyard-decision", said.encode("latin-1", "replace"))]
