@@ -6,6 +6,7 @@ Each is done to a house under load by faults.py: break it, leave it so for `away
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import resource
 import signal
@@ -16,6 +17,7 @@ from functools import partial
 import msgspec
 
 from loadtest.house import House, eventually
+from wire.registry import RegistryError
 
 Breaks = Callable[[House, float], Awaitable[None]]
 
@@ -87,7 +89,21 @@ async def fill_disk(part: str, at: House, away_s: float) -> None:
         resource.prlimit(pid, resource.RLIMIT_FSIZE, (0, hard))
     await asyncio.sleep(away_s)
     for pid, limits in zip(pids, before, strict=True):
-        resource.prlimit(pid, resource.RLIMIT_FSIZE, limits)
+        with contextlib.suppress(ProcessLookupError):
+            resource.prlimit(pid, resource.RLIMIT_FSIZE, limits)
+
+
+async def fill_registrys_disk(at: House, away_s: float) -> None:
+    """etcd ends itself at the first record that it cannot log; whoever supervises it starts it when there is room."""
+
+    async def write() -> None:
+        await asyncio.sleep(0.2)
+        with contextlib.suppress(RegistryError):
+            await at.store.put("disk", b"is it full?")
+
+    await asyncio.gather(fill_disk("registry", at, away_s), write())
+    if not at.processes["registry"].running:
+        at.start_registry()
 
 
 async def take_descriptors(part: str, at: House, away_s: float) -> None:
@@ -153,8 +169,10 @@ FAULTS: dict[str, Fault] = {
     "router, SIGSTOP": Fault(breaks=partial(stop, "router")),
     "router, disk full": Fault(breaks=partial(fill_disk, "router")),
     "node, disk full": Fault(breaks=partial(fill_disk, NODE)),
+    "registry, disk full": Fault(breaks=fill_registrys_disk),
     "router, no descriptors": Fault(breaks=partial(take_descriptors, "router")),
     "agent, no descriptors": Fault(breaks=partial(take_descriptors, NODE)),
+    "registry, no descriptors": Fault(breaks=partial(take_descriptors, "registry")),
     "router, clock an hour ahead": Fault(breaks=partial(step_clock, "router", 3600), clocks=True),
     "router, clock an hour back": Fault(breaks=partial(step_clock, "router", -3600), clocks=True),
     "node, clock an hour ahead": Fault(breaks=partial(step_clock, NODE, 3600), clocks=True),

@@ -125,7 +125,7 @@ async def test_the_loss_of_an_agent_for_as_long_as_its_engines_wait_for_it_touch
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("what", ["router, disk full", "node, disk full"])
+@pytest.mark.parametrize("what", ["router, disk full", "node, disk full", "registry, disk full"])
 async def test_a_full_disk_costs_no_stream_no_request_and_no_usage_record(at: House, known: Known, what: str) -> None:
     undisturbed(await through(at, known, what))
     page = await at.metrics()
@@ -133,7 +133,7 @@ async def test_a_full_disk_costs_no_stream_no_request_and_no_usage_record(at: Ho
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("what", ["router, no descriptors", "agent, no descriptors"])
+@pytest.mark.parametrize("what", ["router, no descriptors", "agent, no descriptors", "registry, no descriptors"])
 async def test_a_part_without_descriptors_serves_on_with_those_it_has_and_recovers(
     at: House, known: Known, what: str
 ) -> None:
