@@ -170,7 +170,7 @@ class Failover:
             editor=story.first_leg() if story else WholeLeg(),
             story=story,
             choices=asked.choices,
-            movable=lambda: story is not None and _can_go_on(story),
+            movable=story.can_go_on if story else lambda: False,
         )
 
     def _next_job(self, call: Call, decision: Decision, plan: Plan, story: Story) -> Job:
@@ -185,7 +185,7 @@ class Failover:
             editor=story.next_leg(plan),
             story=story,
             choices=len(plan.choices),
-            movable=lambda: _can_go_on(story),
+            movable=story.can_go_on,
         )
 
     def _seed(self, call: Call, asked: Asked) -> int | None:
@@ -223,10 +223,6 @@ class Failover:
 
     def _policy(self, call: Call) -> ModelPolicy:
         return self._view().fleet.models.get(call.model) or ModelPolicy(model=call.model)
-
-
-def _can_go_on(story: Story) -> bool:
-    return story.plan(ids_supported=True).way in (Way.IDS, Way.REPLAY)
 
 
 def _ended(story: Story, tail: bytes) -> Answer:

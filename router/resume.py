@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 
 from router.core.asked import Asked, cut_for, prepare
-from router.core.continuation import Plan, plan, settle, unsettled
+from router.core.continuation import Plan, Way, plan, settle, unsettled
 from router.core.events import DONE
 from router.core.run import Run
 from router.core.splice import Splice, closing
@@ -25,6 +25,8 @@ FOLD_BYTES = 4096
 
 class Story:
     """What was delivered of one streamed answer."""
+
+    __slots__ = ("_kept", "_kept_bytes", "_seed", "asked", "cut", "run", "seeded", "token_ids", "transcript")
 
     def __init__(self, asked: Asked, *, token_ids: bool, seed: int | None) -> None:
         self.asked = asked
@@ -64,6 +66,10 @@ class Story:
         transcript = self.fold()
         supported = ids_supported and self.token_ids
         return plan(self.asked, transcript, sent=self.sent(), seeded=self.seeded, ids_supported=supported)
+
+    def can_go_on(self) -> bool:
+        """Whether another engine could continue it now."""
+        return self.plan(ids_supported=True).way in (Way.IDS, Way.REPLAY)
 
     def unsettled(self, held: int) -> dict[int, list[int]]:
         """Ids of which only an engine can say whether their text was delivered whole, by choice."""

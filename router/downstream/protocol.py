@@ -86,6 +86,8 @@ class DirectStream:
             lines.append(b"connection: close\r\n")
         lines.append(b"\r\n")
         self._head = b"".join(lines)  # goes out with the first bytes of the body, in one write
+        # Nobody asks for it any more, and it refers to this stream, which refers to it.
+        cycle.scope.clear()  # type: ignore[attr-defined]
 
     def write(self, data: bytes) -> None:
         if self.gone:

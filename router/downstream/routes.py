@@ -65,12 +65,12 @@ class ModelEndpoint:
         self._trace_ratio = trace_ratio
         self._rng = rng
 
-    async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
+    def __call__(self, scope: Message, receive: Receive, send: Send) -> Awaitable[None]:
         extension = scope.get("extensions", {}).get(EXTENSION)
         stream: ClientStream = extension["stream"] if extension else AsgiStream(scope, receive, send)
         call = self._call(scope)
         walk = self._back if call.last_event_id else self._walk
-        await stream.serve(lambda: walk(call, stream))
+        return stream.serve(lambda: walk(call, stream))
 
     def _call(self, scope: Message) -> Call:
         request_id, traceparent, tracestate, explain = b"", b"", b"", False
