@@ -41,6 +41,7 @@ from router.pipeline import Pipeline
 from router.placement import Placement
 from router.race import Hedging
 from router.settings import RouterSettings
+from router.silence import notice_loss
 from router.sweep import Sweep
 from router.upstream.pool import EnginePool
 from router.upstream.spell import Speller
@@ -70,6 +71,7 @@ class RouterApp:
     def __init__(
         self, settings: RouterSettings, *, registry: Registry, listener: socket.socket, member: Member | None = None
     ) -> None:
+        notice_loss(listener, settings.client_loss_limit_s)  # connections inherit it
         host, port = listener.getsockname()[:2]
         self.url = settings.advertise_url or f"{'https' if settings.tls.cert else 'http'}://{host}:{port}"
         self.router_id = settings.router_id or f"{socket.gethostname()}-{port}"

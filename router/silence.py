@@ -13,7 +13,8 @@ PROBES = 3
 
 def notice_loss(raw: socket.socket, limit_s: float) -> None:
     """End the connection when the host at its other end has acknowledged nothing for about `limit_s`: neither data
-    (also when it takes none, its buffers being full) nor, where nothing is sent, a probe."""
+    (also when it takes none, its buffers being full) nor, where nothing is sent, a probe. Of a listening socket: every
+    connection that it accepts."""
     if raw.family not in (socket.AF_INET, socket.AF_INET6):
         return
     raw.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)

@@ -18,7 +18,6 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from router.core.errors import Code, error_json
 from router.downstream.light import Flow, Queue, Signal
 from router.downstream.stream import Headers, _ignore, declared_length, read_body, too_large
-from router.silence import notice_loss
 
 EXTENSION = "switchyard.stream"
 HEAD_LIMIT_BYTES = 32 * 1024
@@ -154,8 +153,6 @@ class RouterProtocol(HttpToolsProtocol):
     headers_limit: int = 100
     request_limit_s: float = 60.0
     """From the first byte of a request to its last, and from connecting to the first byte."""
-    loss_limit_s: float = 60.0
-    """A client whose host acknowledges nothing for so long is gone."""
 
     # Slots keep uvicorn's own attributes few enough for a table of names that all connections share.
     __slots__ = ("fault", "head_bytes", "hosts", "in_body", "read_deadline", "requests", "streams")
@@ -176,8 +173,6 @@ class RouterProtocol(HttpToolsProtocol):
         """Nothing more is read; said once the requests before it have been answered."""
         self.read_deadline = self.loop.time() + self.request_limit_s
         """The request under way must be complete by then (loop time); 0 between requests. Checked by a sweep."""
-        if (raw := transport.get_extra_info("socket")) is not None:
-            notice_loss(raw, self.loss_limit_s)
         if len(self.connections) > self.connections_limit:
             message = f"This router has reached its limit of {self.connections_limit:,} connections."
             self.refuse(Fault(Code.OVERLOADED, 503, message))

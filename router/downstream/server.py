@@ -97,7 +97,6 @@ def make_server(app: Any, settings: RouterSettings, *, on_signal: Callable[[], N
 def _limits(settings: RouterSettings) -> dict[str, float]:
     return {
         "connections_limit": clients(settings.connections_limit, descriptors=raise_limit()),
-        "loss_limit_s": settings.client_loss_limit_s,
         "requests_limit": settings.connection_requests_limit,
         "headers_limit": settings.headers_limit,
         "request_limit_s": settings.request_limit_s,
