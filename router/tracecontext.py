@@ -12,7 +12,7 @@ class TraceContext:
 
     def __init__(self, traceparent: bytes, *, ratio: float, rng: random.Random) -> None:
         self.span_id = rng.getrandbits(64) or 1
-        parsed = parse_traceparent(traceparent)
+        parsed = parse_traceparent(traceparent) if traceparent else None
         if parsed is None:
             self.trace_id = rng.getrandbits(128) or 1
             self.parent_span_id = 0

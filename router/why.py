@@ -7,18 +7,38 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable
+from operator import attrgetter
 
 import msgspec
 
 from router.call import Attempt, Call, Return
+from router.core.errors import Code
+from router.core.usage import Usage
 
 REMEMBERED = 4096
 """Requests; about 1 kB each."""
 
 
 class Outcome(msgspec.Struct, frozen=True):
+    """Of a call what its story is made from, and nothing of its headers and its body. Told when somebody asks."""
+
     tenant: str
-    lines: tuple[str, ...]
+    endpoint: str
+    model: str
+    request_id: str
+    arrived: float
+    ended: float
+    held_s: float
+    queue_wait_s: float
+    attempts: list[Attempt]
+    returns: list[Return]
+    code: Code
+    status: int
+    message: str
+    usage: Usage | None
+
+
+_of = attrgetter(*Outcome.__struct_fields__)
 
 
 class Recent:
@@ -28,7 +48,7 @@ class Recent:
         self._outcomes: OrderedDict[str, Outcome] = OrderedDict()
 
     def note(self, call: Call) -> None:
-        self._outcomes[call.request_id] = Outcome(call.tenant, tuple(_tell(call)))
+        self._outcomes[call.request_id] = Outcome(*_of(call))
         if len(self._outcomes) > self._limit:
             self._outcomes.popitem(last=False)
 
@@ -42,11 +62,11 @@ class Recent:
         outcome = self._outcomes.get(request_id)
         if outcome is None or outcome.tenant != tenant:
             return None
-        parts = ["What happened", *outcome.lines, "", "What was decided", self._decisions(request_id)]
+        parts = ["What happened", *_tell(outcome), "", "What was decided", self._decisions(request_id)]
         return "\n".join(parts) + "\n"
 
 
-def _tell(call: Call) -> list[str]:
+def _tell(call: Outcome) -> list[str]:
     lines = [f"{0.0:8.3f} s  {call.endpoint} for {call.model or 'no known model'} arrived as {call.request_id}"]
     if call.held_s > 0.001:
         lines.append(f"{'':10}  held {call.held_s:.3f} s until the model was ready")
@@ -67,7 +87,7 @@ def _tell(call: Call) -> list[str]:
     return lines
 
 
-def _tell_attempt(call: Call, attempt: Attempt) -> list[str]:
+def _tell_attempt(call: Outcome, attempt: Attempt) -> list[str]:
     started = attempt.started - call.arrived
     lines = [f"{started:8.3f} s  {attempt.kind} on {attempt.replica.replica} (generation {attempt.replica.generation})"]
     if attempt.first_token:
@@ -81,6 +101,6 @@ def _tell_attempt(call: Call, attempt: Attempt) -> list[str]:
     return lines
 
 
-def _tell_return(call: Call, back: Return) -> str:
+def _tell_return(call: Outcome, back: Return) -> str:
     after = f" after {back.absent_s:.1f} s" if back.absent_s else ""
     return f"{back.at - call.arrived:8.3f} s  its client came back{after} at event {back.event}"

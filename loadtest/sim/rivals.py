@@ -55,7 +55,7 @@ class ReadyOnly(ExpectedTime):
     loads = False
 
     def score(self, contenders: Contenders, rng: Rng) -> Array:
-        scores: Array = super().score(contenders, rng) + contenders.ready
+        scores: Array = np.array(super().score(contenders, rng)) + contenders.ready
         return scores
 
 

@@ -39,7 +39,10 @@ class Endpoint(enum.StrEnum):
 
     @classmethod
     def of(cls, path: str) -> Endpoint:
-        return cls(path) if path in (cls.CHAT, cls.COMPLETIONS) else cls.OTHER
+        return _BY_PATH.get(path, cls.OTHER)
+
+
+_BY_PATH = {str(endpoint): endpoint for endpoint in (Endpoint.CHAT, Endpoint.COMPLETIONS)}
 
 
 class Unreadable(ValueError):  # noqa: N818 - reads as what it is where it is caught
@@ -244,6 +247,8 @@ def _last_ink(body: bytes, end: int) -> int:
 
 def _prompts(prompt: msgspec.Raw) -> int:
     """Prompts in a completion's `prompt`: a text or a list of ids is one, a list of such is as many."""
+    if prompt == _NULL:  # a chat
+        return 1
     start = bytes(memoryview(prompt)[:32]).translate(None, b" \t\r\n")
     return len(_decode_parts(prompt)) if start.startswith((b'["', b"[[")) else 1
 

@@ -120,7 +120,7 @@ class Belief:
         """Something was sent to it, started or ended: its neighbours on the GPU feel it too."""
         if replica.row >= 0:
             for state in replica.node.replicas:
-                self.group_of(state).touch(state.row)
+                self.groups[state.record.model, state.record.task is Task.EMBED].touch(state.row)
         elif not replica.ledger.entries and replica in self._leaving:
             self._leaving.remove(replica)
 

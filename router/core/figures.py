@@ -27,6 +27,8 @@ def why_not(replica: ReplicaState) -> str:
 
 def barred(replica: ReplicaState, now: float) -> str:
     """Why health keeps it from being sent requests as long as others can serve; empty when it does not."""
+    if replica.health.standing is Standing.SERVING:
+        return ""
     match replica.health.at(now):
         case Standing.EJECTED:
             return "ejected after failures"
@@ -36,12 +38,12 @@ def barred(replica: ReplicaState, now: float) -> str:
             return ""
 
 
-def figures_of(replica: ReplicaState, *, routers: int, now: float, constants: Constants) -> list[float]:
-    """The replica's column, in the order of `score.py`."""
+def figures_of(replica: ReplicaState, *, able: bool, routers: int, now: float, constants: Constants) -> list[float]:
+    """The replica's column, in the order of `score.py`; `able` when nothing is to be said by `why_not`."""
     cost, prior, ledger, node = replica.cost, replica.cost.prior, replica.ledger, replica.node
-    decoding = ledger.decoding(routers=routers, now=now)
-    backlog = ledger.backlog(routers=routers, now=now)
-    context = ledger.kv_tokens(routers=routers, now=now)
+    decoding, backlog, context = ledger.totals(routers=routers, now=now)
+    ready = replica.current is ModelState.READY
+    waiting = len(ledger.queue)
     step = prior.step_ms + prior.sequence_ms * decoding + prior.context_ms * context
     ahead = 0.0
     for other in node.replicas:
@@ -52,14 +54,13 @@ def figures_of(replica: ReplicaState, *, routers: int, now: float, constants: Co
     room = 1.0 / max(constants.min_step_tokens, _batch_tokens(replica) - decoding)
     prefill_ms = cost.prefill * prior.prefill_ms
     slowness = _slowness(replica, now, constants)
-    ramp = _ramp(replica, now, constants)
+    ramp = _ramp(replica, now, constants) if now - replica.ready_since < constants.slow_start_s else 1.0
     speed = slowness * ramp
     per_token = 1.0 / replica.capacity_tokens()
     used = (context + backlog) * per_token
     network = node.rtt_ms.value + prior.overhead_ms
-    load = _load_ms(replica, now, constants)
+    load = 0.0 if ready else _load_ms(replica, now, constants)
     health = _health_ms(replica, now, constants)
-    able = not why_not(replica)
     pace = slowness * cost.decode * (step + prior.sequence_ms)
     pace += slowness * prefill_ms * backlog * room  # a prefill ahead of us runs between our tokens
     step *= cost.step
@@ -79,8 +80,8 @@ def figures_of(replica: ReplicaState, *, routers: int, now: float, constants: Co
         pace if able else inf,
         slowness * cost.decode * prior.context_ms,
         replica.hit.value,
-        constants.harm_weight * slowness * prefill_ms * (decoding + len(ledger.queue)),
-        1.0 if able and replica.current is ModelState.READY else 0.0,
+        constants.harm_weight * slowness * prefill_ms * (decoding + waiting),
+        1.0 if able and ready else 0.0,
         replica.uncertainty.value,
         network,
         load,
@@ -90,8 +91,8 @@ def figures_of(replica: ReplicaState, *, routers: int, now: float, constants: Co
         backlog,
         ahead,
         float(len(ledger.entries)),
-        float(report.waiting if report is not None else len(ledger.queue)),
-        float(report.running if report is not None else len(ledger.entries) - len(ledger.queue)),
+        float(report.waiting if report is not None else waiting),
+        float(report.running if report is not None else len(ledger.entries) - waiting),
         min(1.0, context * per_token),
         replica.latency_ms,
     ]
@@ -122,9 +123,8 @@ def _slowness(replica: ReplicaState, now: float, constants: Constants) -> float:
 
 
 def _ramp(replica: ReplicaState, now: float, constants: Constants) -> float:
+    """Of a replica that became ready a moment ago."""
     age = now - replica.ready_since
-    if age >= constants.slow_start_s:
-        return 1.0
     return 1.0 / max(constants.slow_start_floor, age / constants.slow_start_s)
 
 

@@ -134,7 +134,7 @@ class CoreFlight:
             group.success.learn(float(ending is Ending.COMPLETE))
         if ending is Ending.COMPLETE:
             self._learn_counts(prompt_tokens, cached_tokens, output_tokens)
-        self._note(now, f"{ending.value} on {replica.record.replica}")
+        self._note(now, f"{ending} on {replica.record.replica}")
         self._changed(replica)
 
     def _learn_speed(self, elapsed_ms: float, now: float, *, censored: bool) -> None:

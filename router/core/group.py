@@ -147,13 +147,14 @@ class Group:
             if before in KEEPS_CACHE and state not in KEEPS_CACHE:
                 self._forget_cache(replica)
         row = replica.row
-        figures = figures_of(replica, routers=self.routers, now=now, constants=self.constants)
+        unable = why_not(replica)
+        figures = figures_of(replica, able=not unable, routers=self.routers, now=now, constants=self.constants)
         self._touched.discard(row)
         self._write(row, figures)
         if figures[KV_TOKEN] > self._kv_token:
             self._kv_token = figures[KV_TOKEN]
         _note(self.barred, row, barred(replica, now))
-        _note(self.unable, row, why_not(replica))
+        _note(self.unable, row, unable)
         self._ages[row] = now
         self._ages.move_to_end(row)
         if self.large:

@@ -33,6 +33,7 @@ class Entry:
 class Ledger:
     __slots__ = (
         "_changes",
+        "_fresh_s",
         "constants",
         "context",
         "entries",
@@ -50,6 +51,7 @@ class Ledger:
 
     def __init__(self, constants: Constants, *, sent: int = 0, born: float = 0.0) -> None:
         self.constants = constants
+        self._fresh_s = constants.stale_after_intervals * constants.report_interval_s
         self.entries: dict[int, Entry] = {}
         """By index, so oldest first."""
         self.queue: dict[int, Entry] = {}
@@ -131,6 +133,15 @@ class Ledger:
         self.other_tokens = self.other_sequences = self.other_context = 0.0
         self._changes.clear()
 
+    def totals(self, *, routers: int, now: float) -> tuple[float, float, float]:
+        """Sequences that decode, tokens that wait and KV tokens, of all routers: the three below in one look."""
+        tokens, sequences, context = self.other_tokens, self.other_sequences, self.other_context
+        if now - self.reported_at > self._fresh_s:
+            tokens = self._others(tokens, self.waiting_tokens, routers, now)
+            sequences = self._others(sequences, self.sequences, routers, now)
+            context = self._others(context, self.context, routers, now)
+        return self.sequences + sequences, self.waiting_tokens + tokens, self.context + context
+
     def backlog(self, *, routers: int, now: float) -> float:
         return self.waiting_tokens + self._others(self.other_tokens, self.waiting_tokens, routers, now)
 
@@ -146,8 +157,7 @@ class Ledger:
 
     def silence_s(self, now: float) -> float:
         """Seconds by which the report is overdue, 0 while it is in time."""
-        limit = self.constants.stale_after_intervals * self.constants.report_interval_s
-        return max(0.0, now - self.reported_at - limit)
+        return max(0.0, now - self.reported_at - self._fresh_s)
 
     def _others(self, reported: float, own: float, routers: int, now: float) -> float:
         """Reported figures while fresh; then they fade, and before that other routers are taken to do as we do."""

@@ -167,6 +167,8 @@ class RouterProtocol(HttpToolsProtocol):
         """Bytes of an unfinished request head so far; None when no head is being read."""
         self.requests = 0
         self.hosts = 0
+        self.header_bytes = 0
+        """Of the names and values read so far."""
         self.in_body = False
         """The head of the last of `streams` was read, its body not yet to the end."""
         self.fault: Fault | None = None
@@ -196,7 +198,7 @@ class RouterProtocol(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
-        self.head_bytes = self.hosts = 0
+        self.head_bytes = self.hosts = self.header_bytes = 0
         self.read_deadline = self.loop.time() + self.request_limit_s
 
     def on_header(self, name: bytes, value: bytes) -> None:
@@ -210,6 +212,7 @@ class RouterProtocol(HttpToolsProtocol):
             self.expect_100_continue = True
         elif name == b"transfer-encoding":
             self._check_coding(value)
+        self.header_bytes += len(name) + len(value)
         self.headers.append((name, value))
         if len(self.headers) > self.headers_limit:
             raise Fault(Code.TOO_LARGE, 431, f"The request has more than {self.headers_limit} header lines.")
@@ -303,7 +306,7 @@ class RouterProtocol(HttpToolsProtocol):
             raise Fault(Code.INVALID_REQUEST, 400, "A request needs exactly one Host header.")
         if b"#" in self.url or self.parser.get_method() == b"CONNECT":
             raise Fault(Code.INVALID_REQUEST, 400, "This request target is not served here.")
-        if len(self.url) + sum(len(name) + len(value) for name, value in self.headers) > HEAD_LIMIT_BYTES:
+        if len(self.url) + self.header_bytes > HEAD_LIMIT_BYTES:
             raise _head_too_large()
 
     def _without_upgrade(self, rest: bytes) -> None:
