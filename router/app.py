@@ -103,7 +103,7 @@ class RouterApp:
         self.attempts = Attempts(
             self.pool, self.dispatcher, settings, busy=self.busy, rng=rng, on_change=self.gate.stir
         )
-        self.recent = Recent(self.dispatcher.story)
+        self.recent = Recent(self.dispatcher.chapters)
         self.kept = KeptStreams(limit_bytes=settings.kept_limit_bytes, rng=rng, tell=self.recent.note)
         self.siblings = Siblings(self.kept.process)
         self.speller = Speller()

@@ -16,7 +16,7 @@ from router.core.checks import Accuracy
 from router.core.classes import Cost
 from router.core.constants import Constants
 from router.core.difference import Difference, Question
-from router.core.explain import Record, Records, Told, candidates, story, tell
+from router.core.explain import Chapter, Record, Records, Told, candidates, chapters, story, tell
 from router.core.flight import CoreFlight
 from router.core.group import Group
 from router.core.learn import Lengths
@@ -148,7 +148,7 @@ class CoreDispatcher:
         """Beside the last decision about the request, for `why`."""
         record = self._records.last(request_id)
         if record is not None:
-            record.events.append((now, what))
+            record.notes = (*record.notes, (now, what))
 
     # Questions
 
@@ -178,6 +178,10 @@ class CoreDispatcher:
     def why(self, request_id: str) -> list[Told]:
         """Every decision about a request that is remembered, with candidates, terms and what happened."""
         return tell(self._records.of(request_id), self._constants)
+
+    def chapters(self, request_id: str) -> list[Chapter]:
+        """The same in words, for a story that somebody else tells."""
+        return chapters(self._records.of(request_id), self._constants)
 
     def story(self, request_id: str) -> str:
         """The same for people."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from math import isfinite
+from typing import NamedTuple
 
 import msgspec
 import numpy as np
@@ -34,6 +35,7 @@ class Record:
         "extra_ms",
         "matched",
         "model",
+        "notes",
         "times",
     )
 
@@ -57,6 +59,8 @@ class Record:
         self.extra_ms, self.excluded = extra_ms, excluded
         self.events: list[tuple[float, str]] = []
         """(when, what): first token, progress, ending."""
+        self.notes: Sequence[tuple[float, str]] = ()
+        """(when, what): why it was not sent."""
         self.times = 1
         """How often the same answer was given in a row, while the request was held."""
 
@@ -177,24 +181,46 @@ def candidates(record: Record, constants: Constants) -> list[Candidate]:
     return sorted(found, key=lambda candidate: (bool(candidate.excluded), candidate.expected_ms))
 
 
-def story(records: Sequence[Record], constants: Constants) -> str:
-    """What `switchyard why` prints."""
-    if not records:
-        return "No decision about this request is remembered."
-    lines = []
-    for told in tell(records, constants):
-        times = f" ({told.times} times)" if told.times > 1 else ""
+class Chapter(NamedTuple):
+    """A decision in words; what came of it is in its events, or told by who knows more (why.py)."""
+
+    decision: Decision
+    at: float
+    said: str
+    details: list[str]
+    """Figures and candidates, a line each."""
+    notes: Sequence[tuple[float, str]]
+    """(when, what) was said of it beside: why a request was not sent."""
+    events: Sequence[tuple[float, str]]
+
+
+def chapters(records: Sequence[Record], constants: Constants) -> list[Chapter]:
+    found = []
+    for record, told in zip(records, tell(records, constants), strict=True):
+        times = f" ({told.times} looks)" if told.times > 1 else ""
         where = f" {told.replica}" if told.replica else ""
-        lines.append(f"{told.at_s:8.3f} s  {told.verdict.value}{where}{times}: {told.reason}")
+        details = []
         if told.verdict is Verdict.SEND:
             fresh = f"{told.uncached_tokens} of {told.prompt_tokens} prompt tokens to prefill"
-            lines.append(
-                f"            expected {told.expected_ttft_ms:.0f} ms, p90 {told.expected_p90_ms:.0f}; {fresh}"
-            )
-        lines += [f"            {_line(candidate)}" for candidate in told.candidates[:5]]
+            details.append(f"expected {told.expected_ttft_ms:.0f} ms, p90 {told.expected_p90_ms:.0f}; {fresh}")
+        details += [_line(candidate) for candidate in told.candidates[:5]]
         if len(told.candidates) > 5:
-            lines.append(f"            and {len(told.candidates) - 5} more")
-        lines += [f"{at:8.3f} s  {what}" for at, what in told.events]
+            details.append(f"and {len(told.candidates) - 5} more")
+        said = f"{told.verdict.value}{where}{times}: {told.reason}"
+        found.append(Chapter(record.decision, record.at, said, details, record.notes, record.events))
+    return found
+
+
+def story(records: Sequence[Record], constants: Constants) -> str:
+    """What the core knows by itself, in seconds since the first decision."""
+    if not records:
+        return "No decision about this request is remembered."
+    first = records[0].at
+    lines = []
+    for chapter in chapters(records, constants):
+        lines.append(f"{chapter.at - first:8.3f} s  {chapter.said}")
+        lines += [f"{'':12}{detail}" for detail in chapter.details]
+        lines += [f"{at - first:8.3f} s  {what}" for at, what in (*chapter.notes, *chapter.events)]
     return "\n".join(lines)
 
 

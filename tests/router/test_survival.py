@@ -163,7 +163,7 @@ async def test_why_tells_the_story_of_a_stream_that_went_on_elsewhere_to_its_ten
         story = (await router.client.get("/admin/why/told")).text
         assert "engine_broke after 2 events" in story
         assert (
-            f"resume on {next(r for r in router.app.watch.view.fleet.replicas if str(engines[1].port) in r)}" in story
+            f"resumed on {next(r for r in router.app.watch.view.fleet.replicas if str(engines[1].port) in r)}" in story
         )
         assert "ended ok" in story
         stranger = await router.client.get("/admin/why/told", headers={"authorization": "Bearer x"})

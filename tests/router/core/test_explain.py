@@ -60,7 +60,7 @@ def test_a_request_that_was_held_retried_and_resumed_reads_like_a_story() -> Non
     order = [
         "wake ",
         "hold ",
-        "(3 times)",
+        "(3 looks)",
         "send ",
         "failed on",
         "tried already",
