@@ -3,9 +3,10 @@
     python -m loadtest.chaos --streams 1000 --replicas 12 --seed 1
 
 Streams at temperature 0, each with a prompt of its own and a known answer, over node agents with simulated engines.
-All along engines are killed and stopped, whole nodes fall silent and come back, agents and the registry die and return,
-and engines cut, reset, stall, garble, abort and refuse. Enough replicas are left alone at any moment to serve: where
-capacity remains no client may see an error, and no token may be lost or come twice. Exit code 1 if one did.
+All along engines are killed and stopped, whole nodes fall silent or lose their packets to router or registry (needs
+root), agents and the registry die and return, and engines cut, reset, stall, garble, abort and refuse. Enough replicas
+are left alone at any moment to serve: where capacity remains no client may see an error, and no token may be lost or
+come twice. Exit code 1 if one did.
 
 What is broken when follows from the seed; how the processes meet it does not, so two runs are alike, never equal.
 """
@@ -20,6 +21,7 @@ import sys
 import tempfile
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from time import monotonic
 from typing import Any
@@ -27,8 +29,10 @@ from typing import Any
 import msgspec
 import uvloop
 
-from loadtest.house import House, Size, house
+from loadtest import network
+from loadtest.house import House, Size, hosts, house
 from loadtest.measures import quantile
+from loadtest.network import Network
 from loadtest.witness import Seen, Wish, references, stream, wishes
 from wire.records import ModelState
 
@@ -62,6 +66,8 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     """Between two breakages."""
     registry: bool = True
     """Is broken too."""
+    partitions: bool = False
+    """Packets are lost too, between hosts of their own (network.py)."""
 
 
 class Outcome(msgspec.Struct, kw_only=True):
@@ -109,7 +115,8 @@ class Breaker:
             (self._soft, 10),
             (self._kill_engine, 3),
             (self._stop_engine, 2),
-            (self._silence_node, 4),
+            (self._silence_node, 2 if self._plan.partitions else 4),
+            (self._cut_node_off, 4 if self._plan.partitions else 0),
             (self._kill_agent, 1),
             (self._kill_registry, 1 if self._plan.registry else 0),
         ]
@@ -147,18 +154,30 @@ class Breaker:
             self._signal(replica, signal.SIGCONT)
 
     async def _silence_node(self) -> None:
-        """What a partition looks like from outside: connections stay open, and nobody answers."""
-        node, for_s = self._rng.choice(self._house.nodes), self._rng.uniform(3.0, 6.0)
-        members = [name for name in self._house.replica_names() if name.startswith(f"{node}.")]
-        if node in self._away or not self._reserve(members, for_s + 3.0):
+        """Connections stay open, the kernel acknowledges, and nobody answers."""
+        node, for_s, members = self._pick_node()
+        if not node:
             return
-        self._away.add(node)
         self._outcome.broken["a whole node silent"] += 1
         for number in (signal.SIGSTOP, signal.SIGCONT):
             self._house.signal(node, number)
             for member in members:
                 self._signal(member, number)
             await asyncio.sleep(for_s if number is signal.SIGSTOP else 0.0)
+        self._away.discard(node)
+
+    async def _cut_node_off(self) -> None:
+        """Connections stay open, and no packet arrives."""
+        assert self._house.network is not None
+        node, for_s, _ = self._pick_node()
+        if not node:
+            return
+        others = self._rng.choice((("router",), ("registry",), ("router", "registry")))
+        self._outcome.broken[f"a node cut off from {' and '.join(others)}"] += 1
+        self._house.network.cut(node, *others)
+        await asyncio.sleep(for_s)
+        self._house.network.heal(node, *others)
+        await asyncio.sleep(2.0)
         self._away.discard(node)
 
     async def _kill_agent(self) -> None:
@@ -183,6 +202,15 @@ class Breaker:
         self._house.start_registry()
         await asyncio.sleep(3.0)
         self._away.discard("registry")
+
+    def _pick_node(self) -> tuple[str, float, list[str]]:
+        """A node nobody disturbs, for how long it will be, and its replicas; no name when there is none."""
+        node, for_s = self._rng.choice(self._house.nodes), self._rng.uniform(3.0, 6.0)
+        members = [name for name in self._house.replica_names() if name.startswith(f"{node}.")]
+        if node in self._away or not self._reserve(members, for_s + 3.0):
+            return "", 0.0, []
+        self._away.add(node)
+        return node, for_s, members
 
     def _pick(self, for_s: float) -> str:
         """A replica nobody disturbs, from now on disturbed; empty when enough of them are."""
@@ -276,8 +304,10 @@ def _spread(values: Sequence[float]) -> str:
 async def run(plan: Plan, directory: Path) -> Outcome:
     wished = wishes(plan.streams, seed=plan.seed, tokens=plan.tokens)
     right = await references(directory, wished)
-    async with house(directory, Size(nodes=plan.nodes, replicas=plan.replicas)) as at:
-        return await chaos(at, plan, wished, right)
+    size = Size(nodes=plan.nodes, replicas=plan.replicas)
+    with Network(hosts(size)) if plan.partitions else nullcontext() as wires:
+        async with house(directory, size, network=wires) as at:
+            return await chaos(at, plan, wished, right)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -288,7 +318,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--keep", default="", metavar="DIR", help="leave logs and state there")
     args = parser.parse_args(argv)
-    plan = Plan(streams=args.streams, replicas=-(-args.replicas // 3), seed=args.seed, concurrency=args.concurrency)
+    if why := network.missing():
+        print(f"without partitions: {why}", file=sys.stderr)
+    plan = Plan(
+        streams=args.streams,
+        replicas=-(-args.replicas // 3),
+        seed=args.seed,
+        concurrency=args.concurrency,
+        partitions=not why,
+    )
     with tempfile.TemporaryDirectory(prefix="chaos-") as made:
         directory = Path(args.keep or made)
         directory.mkdir(parents=True, exist_ok=True)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from loadtest import network
 from loadtest.chaos import Outcome, Plan, run
 
 
@@ -27,5 +28,5 @@ async def test_streams_survive_whatever_breaks_under_them(tmp_path: Path) -> Non
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 async def test_a_thousand_streams_survive_whatever_breaks_under_them(tmp_path: Path) -> None:
-    plan = Plan()
+    plan = Plan(partitions=not network.missing())
     unharmed(await run(plan, tmp_path), plan)
