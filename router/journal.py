@@ -86,7 +86,9 @@ class Journal:
             self._sync()
             os.close(self._file)
         if self._pending:
-            log.error("%d usage records could not be written to %s", len(self._pending), self._directory)
+            log.error("%d usage records could not be written to %s; here they are", len(self._pending), self._directory)
+        for line in self._pending:  # they name tenants and counts, no content: a log may hold them
+            log.error("unwritten usage record: %s", line.decode(errors="replace").rstrip())
 
     def _turn(self) -> None:
         """Go on in a new segment; where none can be opened, the full one serves on."""

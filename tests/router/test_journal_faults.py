@@ -109,6 +109,18 @@ def test_beyond_the_limit_of_memory_new_records_are_dropped_and_counted(tmp_path
     assert 8 == journal.written
 
 
+def test_a_router_that_must_leave_while_the_disk_is_full_says_its_records_to_the_log(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    journal = Journal(tmp_path)
+    with files_no_larger_than(0):
+        journal.append(LINES[0])
+        journal.append(LINES[1])
+        journal.close()
+    said = [record.getMessage() for record in caplog.records if "unwritten" in record.getMessage()]
+    assert [f"unwritten usage record: {line.decode().rstrip()}" for line in LINES[:2]] == said
+
+
 def test_a_segment_that_cannot_be_followed_by_another_serves_on(tmp_path: Path) -> None:
     journal = Journal(tmp_path)
     journal.append(LINES[0])
