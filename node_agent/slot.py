@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import enum
+import errno
 import logging
 import os
 import time
@@ -39,7 +40,7 @@ from node_agent.core.health import HealthLimits, Vitals
 from node_agent.core.lifecycle import ALIVE, Lifecycle, Limits, Phase
 from node_agent.core.metrics import EngineMetrics
 from node_agent.engines.base import Engine, StartUp
-from node_agent.engines.client import EngineClient, EngineFacts, EngineSilent
+from node_agent.engines.client import EXHAUSTED, EngineClient, EngineFacts, EngineSilent
 from node_agent.engines.ports import Ports
 from node_agent.engines.process import EngineState, KeeperOptions, StateDir
 from node_agent.engines.running import RunningEngine
@@ -48,6 +49,9 @@ from node_agent.plan import Plan
 from node_agent.settings import NodeAgentSettings
 
 logger = logging.getLogger(__name__)
+
+WANTS = EXHAUSTED | {errno.ENOSPC, errno.EDQUOT, errno.EAGAIN}
+"""Of the host's own, and perhaps over soon. EAGAIN: no more processes."""
 
 
 class Shared(msgspec.Struct, frozen=True):
@@ -214,7 +218,7 @@ class Slot:
             )
             self._running.start(state, launch, _keeper_options(settings, model.drain_s))
         except OSError as error:
-            self.tell(Exited(generation, f"cannot start: {error}"))
+            self.tell(Exited(generation, f"cannot start: {error}", passing=error.errno in WANTS))
             return
         self.client = self._client(settings.scrape_host, self._port)
         logger.info("%s: starting generation %d on port %d", self.plan.replica, generation, self._port)

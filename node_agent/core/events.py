@@ -65,6 +65,8 @@ class Exited(Event, frozen=True):
 
     generation: int
     reason: str
+    passing: bool = False
+    """For a want of the host's (descriptors, memory, disk) that may be over soon: no crash of the engine's."""
 
 
 class Sick(Event, frozen=True):

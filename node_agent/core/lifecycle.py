@@ -70,6 +70,8 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     """Time for DRAINING to reach the routers: an engine that is quiet before then may still be sent something."""
 
 
+PASSING_S = 2.0
+"""Until the next try where the host could not start an engine for a want of its own."""
 ALIVE = frozenset({Phase.STARTING, Phase.UP, Phase.FALLING_ASLEEP, Phase.ASLEEP, Phase.WAKING, Phase.STOPPING})
 """Phases with a process."""
 ANSWERING = frozenset({Phase.UP, Phase.FALLING_ASLEEP, Phase.ASLEEP, Phase.WAKING})
@@ -180,8 +182,8 @@ class Lifecycle:
                 self._answered(event, now)
             case Sick(reason=reason) if self.phase in ALIVE - {Phase.STOPPING}:
                 self._kill(reason, now)
-            case Exited(reason=reason):
-                self._exited(reason, now)
+            case Exited(reason=reason, passing=passing):
+                self._exited(reason, now, passing=passing)
 
     def _wish(self, event: Want | Hold | Release) -> None:
         match event:
@@ -209,8 +211,13 @@ class Lifecycle:
             else:
                 self._enter(Phase.UP, now)
 
-    def _exited(self, reason: str, now: float) -> None:
+    def _exited(self, reason: str, now: float, *, passing: bool) -> None:
         if self.phase not in ALIVE:
+            return
+        if passing and self._wanted() is not Goal.ON_DISK:
+            self._retry_at = now + PASSING_S
+            self._enter(Phase.BACKOFF, now, f"{reason}; no crash of its own, next start in {PASSING_S:.1f} s")
+            self._out.append(Say(self.detail, serious=True))
             return
         if self.phase is Phase.STOPPING and not self._sick:
             self._enter(Phase.OFF, now)

@@ -27,7 +27,7 @@ from node_agent.core.events import (
     Want,
     Woke,
 )
-from node_agent.core.lifecycle import Lifecycle, Limits, Phase
+from node_agent.core.lifecycle import PASSING_S, Lifecycle, Limits, Phase
 from wire.records import ModelState
 
 LIMITS = Limits(backoff_base_s=1, backoff_cap_s=8, crash_limit=4, crash_window_s=100, start_limit_s=60, news_s=1)
@@ -99,6 +99,16 @@ def test_after_repeated_crashes_it_gives_up_and_says_so() -> None:
     assert "gave up after 4 crashes" in story.said[-1]
     assert "exited with code 1" in story.life.detail
     assert [] == story.tell(Tick(), after_s=10_000)
+
+
+def test_a_host_that_cannot_start_it_for_a_want_of_its_own_tries_until_it_can() -> None:
+    story = Story()
+    assert [Start(1)] == story.tell(Tick())
+    for generation in range(1, 50):
+        story.tell(Exited(generation, "cannot start: Too many open files", passing=True))
+        assert ModelState.LOADING is story.life.state
+        assert [Start(generation + 1)] == story.tell(Tick(), after_s=PASSING_S)
+    assert "no crash of its own" in story.said[-1]
 
 
 def test_a_failed_replica_that_is_loaded_again_starts_with_a_clean_slate() -> None:
