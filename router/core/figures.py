@@ -38,8 +38,11 @@ def barred(replica: ReplicaState, now: float) -> str:
             return ""
 
 
-def figures_of(replica: ReplicaState, *, able: bool, routers: int, now: float, constants: Constants) -> list[float]:
-    """The replica's column, in the order of `score.py`; `able` when nothing is to be said by `why_not`."""
+def figures_of(
+    replica: ReplicaState, *, able: bool, elder_since: float, routers: int, now: float, constants: Constants
+) -> list[float]:
+    """The replica's column, in the order of `score.py`; `able` when nothing is to be said by `why_not`, `elder_since`
+    when the first of the model's ready replicas became so."""
     cost, prior, ledger, node = replica.cost, replica.cost.prior, replica.ledger, replica.node
     decoding, backlog, context = ledger.totals(routers=routers, now=now)
     ready = replica.current is ModelState.READY
@@ -54,7 +57,9 @@ def figures_of(replica: ReplicaState, *, able: bool, routers: int, now: float, c
     room = 1.0 / max(constants.min_step_tokens, _batch_tokens(replica) - decoding)
     prefill_ms = cost.prefill * prior.prefill_ms
     slowness = _slowness(replica, now, constants)
-    ramp = _ramp(replica, now, constants) if now - replica.ready_since < constants.slow_start_s else 1.0
+    ramp = 1.0
+    if now - replica.ready_since < constants.slow_start_s:
+        ramp = _ramp(now - replica.ready_since, now - elder_since, constants)
     speed = slowness * ramp
     per_token = 1.0 / replica.capacity_tokens()
     used = (context + backlog) * per_token
@@ -122,10 +127,11 @@ def _slowness(replica: ReplicaState, now: float, constants: Constants) -> float:
     return max(learned, constants.censored_share * waited_ms / oldest.expected_ms)
 
 
-def _ramp(replica: ReplicaState, now: float, constants: Constants) -> float:
-    """Of a replica that became ready a moment ago."""
-    age = now - replica.ready_since
-    return 1.0 / max(constants.slow_start_floor, age / constants.slow_start_s)
+def _ramp(age_s: float, elder_s: float, constants: Constants) -> float:
+    """How much slower than it is a newcomer looks beside the longest ready one. Where all are new, none is spared: that
+    would only make loading yet another look good."""
+    floor, whole = constants.slow_start_floor, constants.slow_start_s
+    return max(1.0, min(1.0, max(floor, elder_s / whole)) / max(floor, age_s / whole))
 
 
 def _load_ms(replica: ReplicaState, now: float, constants: Constants) -> float:

@@ -9,6 +9,7 @@ Source: routing.md section 2.6.
 from __future__ import annotations
 
 from collections import OrderedDict
+from math import inf
 
 import numpy as np
 
@@ -82,6 +83,7 @@ class Group:
         """The largest share of anybody's KV memory that one token took."""
         self._ages: OrderedDict[int, float] = OrderedDict()
         """When each row was last refreshed, oldest first."""
+        self._elder_since: float | None = None
         self._adapters: dict[str, list[float]] = {}
 
     def __len__(self) -> int:
@@ -119,6 +121,7 @@ class Group:
                 self._table = np.concatenate((self._table, np.repeat(EMPTY, row, axis=1)), axis=1)
             self._views = [self._table[figure, : row + 1] for figure in range(FIGURES)]
         replica.row = row
+        self._elder_since = None
         self._rename()
         self._forget_cache(replica)
         self._adapters.clear()
@@ -134,6 +137,7 @@ class Group:
         self.unable.pop(row, None)
         self._ages.pop(row, None)
         self._touched.discard(row)
+        self._elder_since = None
         self._adapters.clear()
 
     def touch(self, row: int) -> None:
@@ -143,12 +147,20 @@ class Group:
     def refresh(self, replica: ReplicaState, now: float) -> None:
         before, state = replica.look(now)
         if before is not state:
+            self._elder_since = None
             self._adapters.clear()
             if before in KEEPS_CACHE and state not in KEEPS_CACHE:
                 self._forget_cache(replica)
         row = replica.row
         unable = why_not(replica)
-        figures = figures_of(replica, able=not unable, routers=self.routers, now=now, constants=self.constants)
+        figures = figures_of(
+            replica,
+            able=not unable,
+            elder_since=self._elder(),
+            routers=self.routers,
+            now=now,
+            constants=self.constants,
+        )
         self._touched.discard(row)
         self._write(row, figures)
         if figures[KV_TOKEN] > self._kv_token:
@@ -187,6 +199,13 @@ class Group:
 
     def adapters_changed(self) -> None:
         self._adapters.clear()
+
+    def _elder(self) -> float:
+        """When the longest ready replica became so; looked up anew when one joined, left or changed its state."""
+        if self._elder_since is None:
+            ready = (one.ready_since for one in self.replicas if one is not None and one.current is ModelState.READY)
+            self._elder_since = min(ready, default=inf)
+        return self._elder_since
 
     def _refresh_row(self, row: int, now: float) -> None:
         replica = self.replicas[row]

@@ -419,10 +419,32 @@ def test_departed_replicas_counts_are_bounded() -> None:
 
 
 def test_a_replica_that_is_undrained_starts_slowly_and_teaches_no_load_time() -> None:
-    core = dispatcher(replica("a", ModelState.DRAINING))
-    core.apply(fleet(replica("a")), 100.0)
-    (only,) = core.explain(shape(), now=101.0)
-    assert only.terms["slow_start"] > 0.0
+    core = dispatcher(replica("a", ModelState.DRAINING), replica("b"))
+    core.apply(fleet(replica("a"), replica("b")), 100.0)
+    terms = {c.replica: c.terms for c in core.explain(shape(), now=101.0)}
+    assert terms["a"]["slow_start"] > 0.0
+
+
+def test_where_all_replicas_are_new_none_looks_slower_than_it_is() -> None:
+    core = dispatcher(replica("a", ModelState.SLEEPING), replica("b", ModelState.SLEEPING))
+    core.apply(fleet(replica("a"), replica("b", ModelState.SLEEPING)), 100.0)
+    terms = {c.replica: c.terms for c in core.explain(shape(), now=101.0)}
+    assert "slow_start" not in terms["a"]
+    core.apply(fleet(replica("a"), replica("b")), 110.0)
+    terms = {c.replica: c.terms for c in core.explain(shape(), now=111.0)}
+    assert "slow_start" not in terms["a"]
+    assert terms["b"]["slow_start"] > 0.0
+    core.apply(fleet(replica("a", ModelState.SLEEPING), replica("b")), 112.0)
+    terms = {c.replica: c.terms for c in core.explain(shape(), now=112.5)}
+    assert "slow_start" not in terms["b"]
+
+
+def test_a_model_that_just_woke_with_a_queue_does_not_wake_its_next_replica_for_it() -> None:
+    core = dispatcher(replica("a", ModelState.SLEEPING), replica("b", ModelState.SLEEPING))
+    core.apply(fleet(replica("a"), replica("b", ModelState.SLEEPING)), 100.0)
+    for _ in range(20):
+        decision, _ = send(core, shape(prompt=bytes(8000)), now=100.0)
+        assert "a" == decision.replica
 
 
 def test_adapters_are_found_although_a_replica_left() -> None:
