@@ -13,6 +13,7 @@ os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
 
 import uvloop
 
+from router.garbage import keep_out_of_the_way
 from router.listen import SharedPort
 from router.settings import RouterSettings
 from router.workers.member import Member, Post
@@ -64,6 +65,8 @@ def run() -> int:
 
 def serve(settings: RouterSettings, post: Post | None) -> None:
     from router.app import main  # the parent of workers does without all this
+
+    keep_out_of_the_way()
 
     if post is not None:
         signal.signal(signal.SIGHUP, signal.SIG_IGN)  # meant for the parent

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable
 
 from router.attempt import Attempts
 from router.downstream.protocol import RouterProtocol
+from router.garbage import Garbage
 from router.gate import Gate
 from router.kept.table import KeptStreams
 from router.upstream.pool import EnginePool
@@ -35,6 +36,7 @@ class Sweep:
     async def run(self) -> None:
         clock = asyncio.get_running_loop().time
         last = clock()
+        garbage = Garbage(last)
         while True:
             await asyncio.sleep(SWEEP_INTERVAL_S)
             now = clock()
@@ -46,3 +48,5 @@ class Sweep:
             for connection in list(self._connections()):
                 connection.overdue(now)
             self._pool.sweep()
+            if garbage.sweep(now, open_calls=len(self._attempts.active)):
+                last = clock()  # it stood still for that, and knows it

@@ -7,7 +7,7 @@ send token events, is taken out of its framing by hand; everything else goes thr
 from __future__ import annotations
 
 import asyncio
-from typing import Protocol
+from typing import Any, Protocol
 
 import httptools
 
@@ -74,7 +74,7 @@ class EngineConnection(asyncio.Protocol):
         self.paused = False
         self._transport: asyncio.Transport | None = None
         self._receiver: Receiver | None = None
-        self._parser = httptools.HttpResponseParser(self)
+        self._parser: Any = httptools.HttpResponseParser(self)
         self._headers: Headers = []
         self._short = False
         """The parser stands between two chunks of a chunked body."""
@@ -136,6 +136,7 @@ class EngineConnection(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._transport = None
         self._break(exc)
+        self._parser = None  # it refers to this connection: together they would wait for a collection of cycles
 
     def _break(self, error: Exception | None) -> None:
         self.reusable = self._short = False
