@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import re
 import shutil
 import subprocess
 from collections.abc import Iterable
@@ -36,7 +37,7 @@ def missing() -> str:
 
 class Network:
     def __init__(self, hosts: Iterable[str]) -> None:
-        self._name = f"sy{os.getpid() % 100_000}x{next(_numbers)}"
+        self._name = f"sy{os.getpid()}x{next(_numbers)}"
         self._subnet = f"10.{200 + os.getpid() % 50}.{next(_numbers) % 250}"
         self.address = {host: f"{self._subnet}.{number}" for number, host in enumerate(hosts, 1)}
         """By name of the host."""
@@ -44,6 +45,7 @@ class Network:
         """Where this process is in that network; it is never cut off."""
 
     def __enter__(self) -> Self:
+        _sweep()
         try:
             _ip("link", "add", self._name, "type", "bridge")
             _ip("address", "add", f"{self.ours}/24", "dev", self._name)
@@ -92,6 +94,15 @@ class Network:
 
     def _space(self, host: str) -> str:
         return f"{self._name}-{host}"
+
+
+def _sweep() -> None:
+    """Remove what a killed process left."""
+    for kind, folder in (("netns", "/run/netns"), ("link", "/sys/class/net")):
+        for name in os.listdir(folder) if os.path.isdir(folder) else ():
+            owner = re.match(r"sy(\d+)x", name)
+            if owner and not os.path.exists(f"/proc/{owner[1]}"):
+                _ip(kind, "delete", name, check=False)
 
 
 def _ip(*words: str, check: bool = True) -> None:
