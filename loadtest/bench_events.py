@@ -17,6 +17,7 @@ import timeit
 from collections.abc import Callable
 
 from router.core.asked import Asked, cut_for, prepare, read
+from router.core.backlog import Backlog
 from router.core.continuation import plan
 from router.core.events import Splitter, examine, is_plain
 from router.core.splice import Splice
@@ -55,12 +56,14 @@ def hot(asked: Asked) -> dict[str, Callable[[], object]]:
     splitter, cut = Splitter(), cut_for(asked, token_ids=True)
     splitter.feed(OPENING)
     pair = EVENT + EVENT
+    backlog = Backlog("0123abcd.0123456789abcdef", limit_bytes=256 * 1024)
     return {
         "Splitter.feed, a whole event": lambda: splitter.feed(EVENT),
         "Cut.quick": lambda: cut.quick(EVENT),
         "is_plain": lambda: is_plain(EVENT),
         "examine, two events at once": lambda: examine(pair),
         "Cut.any, two events at once": lambda: cut.any(pair),
+        "Backlog.add, kept streams only": lambda: backlog.add(EVENT),
         "not taken: re.sub for the cut": lambda: _IDS.sub(b"", EVENT),
         "not taken: find for the cut": lambda: EVENT.find(b',"token_ids":['),
         "not taken: four `in` tests": lambda: any(
