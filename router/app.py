@@ -104,7 +104,7 @@ class RouterApp:
             self.pool, self.dispatcher, settings, busy=self.busy, rng=rng, on_change=self.gate.stir
         )
         self.recent = Recent(self.dispatcher.chapters)
-        self.kept = KeptStreams(limit_bytes=settings.kept_limit_bytes, rng=rng, tell=self.recent.note)
+        self.kept = KeptStreams(limit_bytes=settings.kept_limit_bytes, rng=rng)
         self.siblings = Siblings(self.kept.process)
         self.speller = Speller()
         self.pipeline = Pipeline(

@@ -96,3 +96,4 @@ class Call(msgspec.Struct, kw_only=True):
     kept: Outlet | None = None
     """Stands between the walk and a client that may come back."""
     returns: list[Return] = []
+    """Grows after the end too, for as long as the end of the answer can be fetched again."""

@@ -52,8 +52,9 @@ class Backlog:
 
     def add(self, block: bytes) -> bytes:
         """Number the events of a block of whole ones; return them as the client gets them."""
-        out = [self._number(event) for event in split(block)]
-        return out[0] if len(out) == 1 else b"".join(out)
+        if block.startswith(b"data: ") and block.find(b"\n") == len(block) - 2:  # one event of one line: the usual
+            return self._number(block)
+        return b"".join(COMMENT if data_of(event) is None else self._number(event) for event in split(block))
 
     def after(self, number: int) -> bytes:
         """What follows an event. Raise Ahead or Dropped."""
@@ -70,8 +71,6 @@ class Backlog:
             self._drop()
 
     def _number(self, event: bytes) -> bytes:
-        if data_of(event) is None:
-            return COMMENT
         self.count += 1
         out = b"%b%d\n%b" % (self._prefix, self.count, event)
         self._kept.append(out)

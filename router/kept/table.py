@@ -22,9 +22,7 @@ Serve = Callable[[Call, Outlet], Awaitable[Answer]]
 
 
 class KeptStreams:
-    """`tell` is given a call that has changed after its end."""
-
-    def __init__(self, *, limit_bytes: int, rng: Random, tell: Callable[[Call], None]) -> None:
+    def __init__(self, *, limit_bytes: int, rng: Random) -> None:
         self.process = f"{rng.getrandbits(32):08x}"
         """First part of each handle: says to its siblings which process keeps a stream."""
         self.returned = 0
@@ -37,7 +35,6 @@ class KeptStreams:
         """Bytes kept, as of the last sweep."""
         self._limit_bytes = limit_bytes
         self._rng = rng
-        self._tell = tell
         self._streams: dict[str, KeptStream] = {}
         self._clock = asyncio.get_running_loop().time
 
@@ -80,8 +77,6 @@ class KeptStreams:
         self.returned += 1
         back = kept.call.returns[-1]
         log.info("request %s: its client is back after %.1f s", kept.call.request_id, back.absent_s)
-        if kept.over:  # the story was told without this
-            self._tell(kept.call)
         await done.wait()
 
     def sweep(self, now: float, pause_s: float = 0.0) -> None:
