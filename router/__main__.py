@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import gc
 import logging
 import os
 import signal
@@ -26,11 +25,6 @@ EXAMPLES = """examples:
   python -m router --config /etc/switchyard.toml --print-settings
   python -m router --workers 4          SIGHUP replaces the workers one by one, with settings read anew
 """
-
-
-YOUNG_OBJECTS = 20_000
-"""Between two looks for garbage in cycles. Requests leave none on their way (counting references frees them), so
-Python's 700 would only walk over the records that are kept for `why`, several times each."""
 
 
 def run() -> int:
@@ -70,8 +64,6 @@ def serve(settings: RouterSettings, post: Post | None) -> None:
 
     if post is not None:
         signal.signal(signal.SIGHUP, signal.SIG_IGN)  # meant for the parent
-    gc.freeze()  # modules and classes are there to stay
-    gc.set_threshold(YOUNG_OBJECTS, 20, 10)
     uvloop.run(main(settings, Member(post) if post else None))
 
 
