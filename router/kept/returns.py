@@ -5,8 +5,6 @@ Its body is read and not looked at: the id says all, so a client may send its re
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
 
 from router.answer import refused_answer
 from router.call import Call
@@ -36,7 +34,7 @@ class Returns:
             refused_answer(refused, client).finish(call, client)
 
     async def _run(self, call: Call, client: ClientStream) -> None:
-        tenant, _ = authenticate(call.headers, self._view(), now_unix_ns=time.time_ns())
+        tenant, _ = authenticate(call.headers, self._view(), now_unix_ns=call.arrived_unix_ns)
         call.tenant = tenant.tenant
         await client.read_body(self._body_limit_bytes)
         try:
