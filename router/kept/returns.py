@@ -5,6 +5,7 @@ Its body is read and not looked at: the id says all, so a client may send its re
 
 from __future__ import annotations
 
+from collections.abc import Callable
 
 from router.answer import refused_answer
 from router.call import Call
