@@ -9,6 +9,7 @@ alternatives that were not taken are measured beside, so that the choice can be 
 from __future__ import annotations
 
 import argparse
+import asyncio
 import json
 import re
 import sys
@@ -16,12 +17,20 @@ import time
 import timeit
 from collections.abc import Callable
 
+from router.call import Attempt
 from router.core.asked import Asked, cut_for, prepare, read
 from router.core.backlog import Backlog
 from router.core.continuation import plan
 from router.core.events import Splitter, examine, is_plain
+from router.core.model import Decision, Verdict
+from router.core.run import Run
 from router.core.splice import Splice
 from router.core.transcript import Transcript
+from router.downstream.protocol import DirectStream
+from router.relay import Limits, Relay
+from router.resume import Story
+from router.upstream.connection import EngineConnection
+from wire.records import Replica
 
 PATH = "/v1/chat/completions"
 BODY = json.dumps({"model": "m", "messages": [], "stream": True, "seed": 1}).encode()
@@ -42,6 +51,8 @@ def main() -> int:
     rounds = parser.parse_args().rounds
     asked = read(PATH, BODY)
     print(f"one event of {len(EVENT)} bytes, ns")
+    whole_way = "event, read to write"
+    print(f"  {whole_way:<34}{1000.0 * costs_us(rounds)[whole_way]:8.0f}")
     for name, call in hot(asked).items():
         print(f"  {name:<34}{best(call, rounds):8.0f}")
     print(f"behind the hot path, of {TOKENS} events, ns an event")
@@ -56,9 +67,12 @@ def hot(asked: Asked) -> dict[str, Callable[[], object]]:
     splitter, cut = Splitter(), cut_for(asked, token_ids=True)
     splitter.feed(OPENING)
     pair = EVENT + EVENT
+    run = Run(cut_ids=True)
+    run.learn(EVENT)
     backlog = Backlog("0123abcd.0123456789abcdef", limit_bytes=256 * 1024)
     return {
         "Splitter.feed, a whole event": lambda: splitter.feed(EVENT),
+        "Run.take": lambda: run.take(EVENT),
         "Cut.quick": lambda: cut.quick(EVENT),
         "is_plain": lambda: is_plain(EVENT),
         "examine, two events at once": lambda: examine(pair),
@@ -95,6 +109,83 @@ def cold(asked: Asked) -> dict[str, Callable[[], object]]:
     }
 
 
+class _Wire(asyncio.Transport):
+    """Takes everything at once: what is measured is ours."""
+
+    def write(self, data: object) -> None: ...
+
+    def writelines(self, list_of_data: object) -> None: ...
+
+    def is_closing(self) -> bool:
+        return False
+
+
+class _Course:
+    """Of an attempt that nobody watches."""
+
+    def started(self, relay: Relay) -> None: ...
+
+    def progressed(self, tokens: int, now: float) -> None: ...
+
+    def patience_s(self, relay: Relay, now: float) -> float:
+        return 60.0
+
+
+class _Exchange:
+    """What the client's stream uses of a request of uvicorn's."""
+
+    def __init__(self) -> None:
+        self.transport = _Wire()
+        self.scope = {"http_version": "1.1"}
+        self.default_headers: list[tuple[bytes, bytes]] = []
+        self.keep_alive = True
+
+
+async def carrying(asked: Asked) -> EngineConnection:
+    """An engine's connection in the middle of a stream: what it reads goes to a client on a wire that takes all."""
+    client = DirectStream(_Exchange())  # type: ignore[arg-type]
+    client.start(200, [])
+    replica = Replica(replica="r", node="n", region="l", model="m", address="h:1")
+    relay = Relay(
+        Attempt(replica=replica, decision=Decision(verdict=Verdict.SEND), span_id=1, started=0.0),
+        client,
+        editor=Story(asked, token_ids=True, seed=None).first_leg(),
+        choices=1,
+        course=_Course(),
+        limits=Limits(answer_bytes=1 << 20, event_bytes=1 << 20),
+        total_until=1e9,
+        usual_s=60.0,
+    )
+    connection = EngineConnection("h:1")
+    connection.connection_made(_Wire())
+    connection.send(b"", b"", relay)
+    head = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
+    for data in (head, chunked(OPENING), chunked(EVENT)):
+        connection.data_received(data)
+    return connection
+
+
+def chunked(data: bytes) -> bytes:
+    return b"%x\r\n%b\r\n" % (len(data), data)
+
+
+def costs_us(rounds: int = 20) -> dict[str, float]:
+    """What bench_ratios.py watches."""
+    asked = read(PATH, BODY)
+
+    async def carried() -> float:
+        connection, data = await carrying(asked), chunked(EVENT)
+        return best(lambda: connection.data_received(data), rounds)
+
+    names = {"Run.take": "usual event", "Cut.quick": "other event", "examine, two events at once": "two events"}
+    functions = hot(asked)
+    found = {said: best(functions[name], rounds) / 1000.0 for name, said in names.items()}
+    return found | {
+        "event, read to write": asyncio.run(carried()) / 1000.0,
+        "event folded": best(cold(asked)["Transcript.fold"], rounds, number=1) / TOKENS / 1000.0,
+    }
+
+
 def kept(asked: Asked) -> dict[str, float]:
     """Bytes held by a transcript for each delivered token, and by the raw events it was folded from."""
     transcript = Transcript(asked)
@@ -105,6 +196,7 @@ def kept(asked: Asked) -> dict[str, float]:
     return {
         "kept bytes a token, folded": size / TOKENS,
         "  of which its own text": said / TOKENS,
+        "kept bytes a token, in a run": sum(len(part) for part in (b" Exception", b"1808,")),
         "kept bytes a token, raw event": sys.getsizeof(bytes(bytearray(EVENT))) + 8,
     }
 

@@ -14,6 +14,7 @@ from pathlib import Path
 import msgspec
 
 from loadtest.bench_decision import measure
+from loadtest.bench_events import costs_us
 from loadtest.bench_plain import plain_us
 from loadtest.yardstick import yardstick_us
 
@@ -32,6 +33,10 @@ def measured() -> dict[str, float]:
         unit = min(before, yardstick_us())
         found |= {f"{part} of {size}": parts[part] / unit for part in PARTS}
     found["plain request"] = plain_us() / yardstick_us()
+    before = yardstick_us()
+    events = costs_us()
+    unit = min(before, yardstick_us())
+    found |= {name: cost / unit for name, cost in events.items()}
     return found
 
 
