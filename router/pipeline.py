@@ -76,7 +76,7 @@ class Pipeline:
         if call.limits:
             call.patience = patience_of(call)
         call.shape = shape_of(call, asked, tenant)
-        if tenant.resume_buffer_s and asked.streams:
+        if tenant.resume_buffer_s > 0.0 and asked.streams:
             return await self._kept.serve(call, client, tenant, self._failover.serve)
         return await self._failover.serve(call, client)
 

@@ -7,6 +7,7 @@ import contextlib
 import hashlib
 import json
 import re
+import socket
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -28,11 +29,14 @@ from tests.router.harness import (
     router_with,
     until,
 )
+from tests.router.test_clients import request_bytes
 from wire.records import ApiKey, Tenant
 
 SHOWN = [*ANSWER[:3], DONE]
 """The events a client gets; the usage is ours."""
 WINDOW_S = 20.0
+PARTS = 12_000
+"""Of 1 kB each: more than the kernel holds between engine and router."""
 OTHER_KEY = "sk-sy-other"
 STRANGERS_KEY = "sk-sy-stranger"
 
@@ -348,7 +352,7 @@ async def test_while_nobody_listens_the_engine_waits_at_the_bound_and_goes_on_fo
     async def floods(exchange: Exchange) -> None:
         nonlocal sent
         exchange.start_stream()
-        for _ in range(20_000):
+        for _ in range(PARTS):
             await exchange.send(part)
             sent += len(part)
         for last in ANSWER[2:]:
@@ -366,11 +370,32 @@ async def test_while_nobody_listens_the_engine_waits_at_the_bound_and_goes_on_fo
             held = sent
             await asyncio.sleep(0.2)
         assert 1_000_000 > kept.backlog.size
-        assert 20_000_000 > sent
+        assert PARTS * len(part) > sent
         number = kept.backlog.count - len(kept.backlog)
         back = await connect(router, f"{kept.handle}/{number}")
         got = await back.rest()
-        assert (20_002 - number, True) == (got.count(b"\nid: ") + got.startswith(b"id: "), data(got).endswith(DONE))
+        assert (PARTS + 2 - number, True) == (got.count(b"\nid: ") + got.startswith(b"id: "), data(got).endswith(DONE))
+        await all_over(router)
+
+
+async def test_a_connection_that_does_not_read_is_reset_when_its_client_comes_back_on_another() -> None:
+    part = chat_event("x" * 4000)
+    events = [*[part] * 4_000, *ANSWER[2:]]
+
+    async def floods(exchange: Exchange) -> None:
+        with contextlib.suppress(ConnectionError):
+            await exchange.stream(events)
+
+    async with keeping(floods, limit_bytes=100_000_000) as (router, _):
+        with socket.socket() as client:
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            client.connect(("127.0.0.1", router.port))
+            client.sendall(request_bytes())
+            await until(lambda: any(p.transport.get_write_buffer_size() for p in router.app.server.protocols))
+            handle = next(iter(router.app.kept)).handle
+            body = await (await connect(router, f"{handle}/0")).rest()
+            assert b"".join([*events[:-2], DONE]) == data(body)
+            await until(lambda: len(router.app.server.protocols) == 0)
         await all_over(router)
 
 
