@@ -29,6 +29,7 @@ from router.core.score import CONTEXT, TOKEN, Ask
 from router.core.stall import Heard
 from router.core.verdicts import Picked
 from router.core.whatif import whatif
+from wire.records import ModelState
 
 OUTPUT_WORK = 2.0
 """An output token weighs as much as so many of the prompt, where tenants take turns [VTC]."""
@@ -89,9 +90,9 @@ class CoreDispatcher:
             return Decision(verdict=Verdict.UNKNOWN_MODEL, reason=f"there is no model {shape.model!r} in this region")
         keys = chain(shape.model, shape.prompt)
         found = self._find(shape, shape.model, keys, exclude, now)
-        own = hold.here(found.state, found.expected_ms, now) if found else None
-        if found is not None and own is not None and own.verdict is Verdict.SEND and not self._peers:
+        if found is not None and found.state.current is ModelState.READY and not self._peers:
             return self._send(shape, found, keys, exclude, now)
+        own = hold.here(found.state, found.expected_ms, now) if found else None
         instead = None if own and own.verdict is Verdict.SEND else self._find_fallback(shape, exclude, now)
         fallback = hold.Way(Verdict.SEND, instead.expected_ms) if instead else None
         way = hold.least(own, spill=self._spill(shape.model, now), fallback=fallback, constants=self._constants)
