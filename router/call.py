@@ -64,6 +64,8 @@ class Call(msgspec.Struct, kw_only=True):
     tracestate: str = ""
     explain: bool = False
     """The client asked for `x-switchyard-decision`."""
+    fallback: bool = False
+    """The client accepts the model that policy names instead, where its own has to be waited for."""
     limits: dict[bytes, bytes] = {}
     """Headers that name time limits, not read yet."""
 
@@ -97,3 +99,9 @@ class Call(msgspec.Struct, kw_only=True):
     """Stands between the walk and a client that may come back."""
     returns: list[Return] = []
     """Grows after the end too, for as long as the end of the answer can be fetched again."""
+
+
+def served_model(call: Call) -> str:
+    """The model that answered where it was not the one asked for; of an answer under way, that answers."""
+    answered = (a for a in call.attempts if a.decision.model and (a.first_token or a.code is Code.OK))
+    return next((attempt.decision.model for attempt in answered), "")

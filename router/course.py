@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from router.call import Attempt, Call
+from router.call import Attempt, Call, served_model
 from router.core import stall
 from router.core.model import Flight
 from router.core.stall import Heard
@@ -87,12 +87,14 @@ def stream_headers(call: Call) -> list[tuple[bytes, bytes]]:
 
 
 def explanation(call: Call) -> list[tuple[bytes, bytes]]:
-    """`x-switchyard-decision`, for who asked with `x-switchyard-explain`."""
+    """`x-switchyard-model` where another model answers, `x-switchyard-decision` for who sent `x-switchyard-explain`."""
+    instead = served_model(call)
+    found = [(b"x-switchyard-model", instead.encode("latin-1", "replace"))] if instead else []
     if not call.explain or not call.attempts:
-        return []
+        return found
     last = call.attempts[-1]
     said = (
         f"replica={last.replica.replica}; policy={last.decision.policy}; "
         f"expected_ttft_ms={last.decision.expected_ttft_ms:.1f}; attempt={len(call.attempts)}"
     )
-    return [(b"x-switchyard-decision", said.encode("latin-1", "replace"))]
+    return [*found, (b"x-switchyard-decision", said.encode("latin-1", "replace"))]

@@ -17,8 +17,8 @@ from msgspec.structs import replace
 
 from router.answer import Answer, broken_answer
 from router.attempt import Attempts, Job
-from router.call import Call
-from router.core.asked import Asked
+from router.call import Call, served_model
+from router.core.asked import Asked, renamed
 from router.core.continuation import HELD_IDS, Plan, Way
 from router.core.errors import Code, Refused, row
 from router.core.model import Decision
@@ -101,6 +101,8 @@ class Failover:
     async def _continue(self, call: Call, client: Outlet, story: Story, broken: Relay) -> Answer:
         """Go on with a stream that broke, on any replica that can, until it ends or nothing helps."""
         assert call.shape is not None
+        if instead := served_model(call):  # what has begun in one model cannot go on in another
+            call.shape.model, call.shape.fallback_allowed = instead, False
         tried = {broken.attempt.replica.replica}
         diverged = impatient = 0
         until = self._clock() + self._settings.resume_limit_s
@@ -155,6 +157,8 @@ class Failover:
     def _first_job(self, call: Call, decision: Decision, *, kind: str) -> Job:
         asked = call.asked
         assert asked is not None
+        if decision.model:
+            asked = renamed(asked, decision.model)
         replica = self._replica(decision)
         story = None
         if asked.streams:

@@ -60,6 +60,12 @@ class Gate:
             return until == inf or now + 1e-3 * expected_ms < until
         return self._off
 
+    def free(self, call: Call, decision: Decision, now: float) -> bool:
+        """Whether the request would go on at once as decided."""
+        assert call.shape is not None
+        pool = self._dispatcher.pool(decision.model or call.model, embedding=call.shape.embedding)
+        return pool not in self._admission.queues and self._dispatcher.ahead_ms(pool, now) < self._calm_ms
+
     async def enter(self, call: Call, decision: Decision) -> bool:
         """True: go on as decided. False: waited, and the turn has come: decide anew. Raises Refused."""
         shape, fleet, now = call.shape, self._view().fleet, self._loop.time()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from router.call import Attempt, Call
+from router.call import Attempt, Call, served_model
 from router.journal import Journal
 from wire.usage import AttemptUsage, UsageRecord, encode_line
 
@@ -32,6 +32,7 @@ class Meter:
             duration_s=round(call.ended - call.arrived, 6),
             ttft_s=round(call.first_token - call.arrived, 6) if call.first_token else None,
             held_s=round(call.held_s, 6),
+            served_model=served_model(call),
             queue_wait_s=round(call.queue_wait_s, 6),
             code=call.code,
             status=call.status,

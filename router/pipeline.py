@@ -1,9 +1,10 @@
 """The life of one request, top to bottom.
 
-    accept, authenticate, validate, admit, (pick, relay, fail over), meter, end, trace
+    accept, authenticate, validate, (pick, admit, relay, fail over), meter, end, trace
 
-Each step either goes on or raises `Refused` with a code of the error table. A client that leaves cancels the walk
-wherever it is; every guard on the way then lets go, and the request is still metered.
+What is admitted hangs on what is expected, so the gate is asked once a replica is picked (placement.py). Each step
+either goes on or raises `Refused` with a code of the error table. A client that leaves cancels the walk wherever it is;
+every guard on the way then lets go, and the request is still metered.
 """
 
 from __future__ import annotations
@@ -76,6 +77,8 @@ class Pipeline:
         if call.limits:
             call.patience = patience_of(call)
         call.shape = shape_of(call, asked, tenant)
+        if call.fallback:
+            call.shape.fallback_allowed = self._may_fall_back(call, tenant)
         if tenant.resume_buffer_s > 0.0 and asked.streams:
             return await self._kept.serve(call, client, tenant, self._failover.serve)
         return await self._failover.serve(call, client)
@@ -99,6 +102,10 @@ class Pipeline:
             raise Refused(Code.MODEL_FORBIDDEN, unknown_model(name), param="model")
         call.model = name
         return asked
+
+    def _may_fall_back(self, call: Call, tenant: Tenant) -> bool:
+        policy = self._view().fleet.models.get(call.model)
+        return policy is not None and bool(policy.fallback) and may_use(tenant, policy.fallback)
 
     def _close(self, call: Call, client: Outlet, answer: Answer) -> None:
         """Meter, then the last bytes, then the trace. Nothing here waits."""

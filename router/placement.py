@@ -63,8 +63,10 @@ class Placement:
             decision = self.pick(call, tried, now)
             match decision.verdict:
                 case Verdict.SEND:
-                    if passed or self._gate.calm(call, decision, now) or await self._gate.enter(call, decision):
+                    if passed or self._gate.calm(call, decision, now):
                         return decision
+                    if (admitted := await self._enter(call, decision, tried)) is not None:
+                        return admitted
                     passed = True
                     continue
                 case Verdict.WAKE:
@@ -99,6 +101,19 @@ class Placement:
     def retry_after_s(self, call: Call) -> float:
         """Until the first busy replica may be asked again; 0 when none is busy."""
         return self._busy.least_s(call.model, self._clock())
+
+    async def _enter(self, call: Call, decision: Decision, tried: AbstractSet[str]) -> Decision | None:
+        """What to do at once; None after a wait: decide anew. Who would be refused may be answered by the substitute of
+        its model, when that is under no pressure."""
+        assert call.shape is not None
+        try:
+            return decision if await self._gate.enter(call, decision) else None
+        except Refused:
+            now = self._clock()
+            instead = self._dispatcher.substitute(call.shape, exclude=tried, now=now)
+            if instead is None or not self._gate.free(call, instead, now):
+                raise
+            return instead
 
     async def _hold(self, call: Call, limit_s: float) -> None:
         started = self._clock()

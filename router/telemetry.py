@@ -19,7 +19,7 @@ from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import SpanContext, SpanKind, Status, StatusCode, TraceFlags, TraceState
 from opentelemetry.util.types import AttributeValue
 
-from router.call import Attempt, Call, Return
+from router.call import Attempt, Call, Return, served_model
 from router.core.errors import Cause, Code, row
 
 OPERATIONS = {"chat": "chat", "completions": "text_completion", "embeddings": "embeddings"}
@@ -147,6 +147,8 @@ def _call_attributes(call: Call) -> dict[str, AttributeValue]:
     }
     if call.asked is not None:
         attributes |= _asked_attributes(call)
+    if instead := served_model(call):
+        attributes["gen_ai.response.model"] = instead
     if call.usage is not None:
         attributes["gen_ai.usage.input_tokens"] = call.usage.prompt_tokens
         attributes["gen_ai.usage.output_tokens"] = call.usage.output_tokens

@@ -49,6 +49,8 @@ class UsageRecord(msgspec.Struct, kw_only=True):
     token_source: str
     """engine; counted, from the ids of what was delivered; estimated, without ids; or none: no engine was reached."""
     attempts: list[AttemptUsage]
+    served_model: str = ""
+    """The model that answered, where policy and client let it be another than `model`."""
     queue_wait_s: float = 0.0
     """Waited in the router while the model's replicas were under pressure."""
 

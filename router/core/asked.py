@@ -226,6 +226,12 @@ def replace(body: bytes, members: dict[str, bytes]) -> bytes:
     return _encode(members_of(body) | {name: msgspec.Raw(value) for name, value in members.items()})
 
 
+def renamed(asked: Asked, model: str) -> Asked:
+    """The same request, of another model."""
+    params = msgspec.structs.replace(asked.params, model=model)
+    return Asked(asked.endpoint, replace(asked.body, {"model": _encode(model)}), params)
+
+
 def members_of(body: bytes) -> dict[str, msgspec.Raw]:
     return _decode_members(body)
 

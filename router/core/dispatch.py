@@ -110,6 +110,11 @@ class CoreDispatcher:
             else self._wait(shape, found, way, exclude, now)
         )
 
+    def substitute(self, shape: Shape, *, exclude: Collection[str] = (), now: float) -> Decision | None:
+        """A ready replica of the model that policy names instead, where the client allows it."""
+        found = self._find_fallback(shape, exclude, now)
+        return self._send(shape, found, [], exclude, now) if found else None
+
     def begin(self, decision: Decision, shape: Shape, now: float) -> CoreFlight:
         if not isinstance(decision, Picked):
             raise TypeError("only a decision of `pick` with the verdict SEND can be begun")

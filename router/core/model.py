@@ -165,6 +165,10 @@ class Dispatcher(Protocol):
 
     def pick(self, shape: Shape, *, exclude: Collection[str] = (), now: float) -> Decision: ...
 
+    def substitute(self, shape: Shape, *, exclude: Collection[str] = (), now: float) -> Decision | None:
+        """A ready replica of the model that policy names instead, where the client allows it."""
+        ...
+
     def begin(self, decision: Decision, shape: Shape, now: float) -> Flight: ...
 
     def pool(self, model: str, *, embedding: bool) -> tuple[str, bool]:

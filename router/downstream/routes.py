@@ -39,7 +39,8 @@ REQUEST_ID = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
 """Taken over from the client; anything else is replaced, because the id goes into headers, logs and records."""
 
 LAST_EVENT_ID = b"last-event-id"
-_NAMED = frozenset({*limits.HEADERS, LAST_EVENT_ID})
+FALLBACK = b"x-switchyard-fallback"
+_NAMED = frozenset({*limits.HEADERS, LAST_EVENT_ID, FALLBACK})
 
 Walk = Callable[[Call, ClientStream], Awaitable[None]]
 
@@ -104,6 +105,7 @@ class ModelEndpoint:
             sampled=trace.sampled,
             tracestate=tracestate.decode("latin-1"),
             explain=explain,
+            fallback=FALLBACK in named,
             last_event_id=named.pop(LAST_EVENT_ID, b"") if named else b"",
             limits=named,
         )

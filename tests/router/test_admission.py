@@ -83,12 +83,21 @@ def queued(router: Router, number: int) -> bool:
     return router.app.gate.waiting == number
 
 
+async def a_moment() -> None:
+    """The loop's clock counts milliseconds: who waited for less has not waited."""
+    clock = asyncio.get_running_loop().time
+    began = clock()
+    while clock() < began + 0.002:
+        await asyncio.sleep(0)
+
+
 async def test_a_request_waits_in_the_router_until_the_one_before_has_its_first_token() -> None:
     async with pressed() as (router, doors):
         second = doors.clients.create_task(ask(router, "second"))
         await until(lambda: queued(router, 1))
         assert {MODEL: 1} == router.app.gate.lengths()
         assert ["first"] == doors.asked
+        await a_moment()
         doors.let(2)
         assert SHOWN == (await second).content
         record = next(r for r in router.records() if r.request_id == "second")
@@ -147,6 +156,7 @@ async def test_a_client_that_leaves_the_queue_is_never_sent_and_frees_its_place(
     async with pressed(admission_queue=1) as (router, doors):
         leaver = doors.clients.create_task(ask(router, "leaver"))
         await until(lambda: queued(router, 1))
+        await a_moment()
         leaver.cancel()
         await until(lambda: queued(router, 0))
         stayer = doors.clients.create_task(ask(router, "stayer"))
@@ -246,6 +256,7 @@ async def test_requests_held_for_a_load_are_bounded_too_and_queue_when_it_is_don
             await router.add_engine(engine, name=loading.replica, state=ModelState.READY)
             await until(lambda: queued(router, 1))
             await until(lambda: len(doors.asked) == 1)
+            await a_moment()
             doors.let(2)
         assert [SHOWN, SHOWN] == [one.result().content for one in held]
         waits = sorted((r.held_s > 0.0, r.queue_wait_s > 0.0) for r in router.records() if r.attempts)

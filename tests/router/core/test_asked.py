@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from router.core.asked import Endpoint, Unreadable, append, cut_for, prepare, read, replace
+from router.core.asked import Endpoint, Unreadable, append, cut_for, prepare, read, renamed, replace
 
 CHAT = "/v1/chat/completions"
 TEXT = "/v1/completions"
@@ -179,3 +179,10 @@ class TestWhere:
     def test_no_prompt_is_null(self):
         asked = read(CHAT, b'{"stream": true}')
         assert b"null" == asked.where(asked.params.messages)
+
+
+def test_a_request_can_be_given_to_another_model_and_keeps_all_else_as_it_came() -> None:
+    body = b'{ "model": "big", "prompt": "a\\u00e9", "x": [1, 2.50] }'
+    other = renamed(read("/v1/completions", body), "org/small")
+    assert ("org/small", 16) == (other.params.model, other.limit)
+    assert b'{"model":"org/small","prompt":"a\\u00e9","x":[1, 2.50]}' == other.body

@@ -502,3 +502,15 @@ def test_a_node_stays_while_one_of_its_replicas_does() -> None:
     core.apply(fleet(replica("b", node="n1", device_class="cpu")), 1.0)
     assert {"b": 0} == core.sent("n1")
     assert "b" == core.pick(shape(), now=1.0).replica
+
+
+def test_a_substitute_is_named_only_where_policy_has_one_the_client_allows_it_and_it_is_ready() -> None:
+    models = (ModelPolicy(model="m", fallback="small"), ModelPolicy(model="n", fallback="cold"))
+    replicas = (replica("a"), replica("s", model="small"), replica("c", ModelState.SLEEPING, model="cold"))
+    core = dispatcher(*replicas, models=models)
+    allowed = core.substitute(shape("m", fallback_allowed=True), now=0.0)
+    assert allowed is not None
+    assert ("s", "small") == (allowed.replica, allowed.model)
+    assert core.substitute(shape("m"), now=0.0) is None
+    assert core.substitute(shape("n", fallback_allowed=True), now=0.0) is None
+    assert core.substitute(shape("small", fallback_allowed=True), now=0.0) is None
