@@ -34,7 +34,7 @@ from router.journal import Journal
 from router.kept.returns import Returns
 from router.kept.siblings import Siblings
 from router.kept.table import KeptStreams
-from router.listen import listen
+from router.listen import hands, listen
 from router.meter import Meter
 from router.metrics import Instruments, render
 from router.pipeline import Pipeline
@@ -216,7 +216,7 @@ class RouterApp:
                 )
                 if self.member is not None:
                     await self._known()
-                await self.server.serve(sockets=[self.listener])
+                await self.server.serve(sockets=hands(self.listener))
                 raise Stopped
         except* Stopped:
             pass

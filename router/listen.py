@@ -27,6 +27,15 @@ def listen(host: str, port: int, *, shared: bool = False) -> socket.socket:
     return listener
 
 
+ACCEPTS_PER_TURN = 8
+
+
+def hands(listener: socket.socket) -> list[socket.socket]:
+    """The listener several times over. uvloop accepts one connection per socket and turn of its loop, and with
+    thousands of streams a turn takes tens of milliseconds: a crowd of clients would be let in at thirty a second."""
+    return [listener, *(listener.dup() for _ in range(ACCEPTS_PER_TURN - 1))]
+
+
 class SharedPort:
     """A port for several workers. The first socket is kept bound and never listens: it holds the number."""
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import gc
+import socket
 import time
 from functools import partial
 from typing import Any, cast
@@ -21,6 +22,8 @@ from typing import Any, cast
 import httptools
 import msgspec
 import uvloop
+
+from router.listen import hands
 
 _CHUNK = (
     b'data: {"id":"chatcmpl-00000000000000000000000000000000","object":"chat.completion.chunk","created":1700000000,'
@@ -183,11 +186,15 @@ class Serving(asyncio.Protocol):
 
 async def serve(ports: list[int], model: str) -> None:
     loop = asyncio.get_running_loop()
-    servers = [
-        await loop.create_server(partial(Serving, Engine(model)), "127.0.0.1", port, backlog=8192) for port in ports
-    ]
+    numbers: list[int] = []
+    for port in ports:
+        engine, listener = Engine(model), socket.create_server(("127.0.0.1", port), backlog=8192)
+        listener.setblocking(False)
+        numbers.append(listener.getsockname()[1])
+        for hand in hands(listener):
+            await loop.create_server(partial(Serving, engine), sock=hand, backlog=8192)
     gc.freeze()
-    print("ready " + ",".join(str(server.sockets[0].getsockname()[1]) for server in servers), flush=True)
+    print("ready " + ",".join(map(str, numbers)), flush=True)
     await asyncio.Event().wait()
 
 
