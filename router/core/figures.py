@@ -47,13 +47,8 @@ def figures_of(
     decoding, backlog, context = ledger.totals(routers=routers, now=now)
     ready = replica.current is ModelState.READY
     waiting = len(ledger.queue)
-    step = prior.step_ms + prior.sequence_ms * decoding + prior.context_ms * context
-    ahead = 0.0
-    for other in node.replicas:
-        if other is not replica and other.current is ModelState.READY:
-            more, prefill = _beside(other, routers=routers, now=now)
-            step += more
-            ahead += prefill
+    more, ahead = _neighbours(replica, routers=routers, now=now) if len(node.replicas) > 1 else (0.0, 0.0)
+    step = prior.step_ms + prior.sequence_ms * decoding + prior.context_ms * context + more
     room = 1.0 / max(constants.min_step_tokens, _batch_tokens(replica) - decoding)
     prefill_ms = cost.prefill * prior.prefill_ms
     slowness = _slowness(replica, now, constants)
@@ -101,6 +96,16 @@ def figures_of(
         min(1.0, context * per_token),
         replica.latency_ms,
     ]
+
+
+def _neighbours(replica: ReplicaState, *, routers: int, now: float) -> tuple[float, float]:
+    """What all other models on the same GPU add."""
+    step = prefill = 0.0
+    for other in replica.node.replicas:
+        if other is not replica and other.current is ModelState.READY:
+            more, work = _beside(other, routers=routers, now=now)
+            step, prefill = step + more, prefill + work
+    return step, prefill
 
 
 def _beside(other: ReplicaState, *, routers: int, now: float) -> tuple[float, float]:
