@@ -178,7 +178,7 @@ async def memory(bench: Bench, *, levels: Sequence[int], limit_s: float = 30.0) 
 
 async def crowd(bench: Bench, *, streams: int, interval_s: float, seconds: float) -> Figures:
     """Very many slow streams: is every event in time, and what does a stream hold at first and per delivered token?"""
-    await _used(bench)
+    await _used(bench, requests=5000, limit_s=10.0)
     await bench.pace(interval_s)
     idle = bench.memory_bytes()
     opening_s = streams / 500
