@@ -174,7 +174,7 @@ class Tenant(Record, frozen=True, kw_only=True):
     resume_buffer_s: float = 0.0
     """How long a stream goes on after its client's connection broke, for the client to come back; 0: not at all."""
     resume_buffer_bytes: int = 256 * 1024
-    """What of such a stream is kept at most: about 1,000 events."""
+    """What of such a stream is kept at most: about 800 events, half of them while somebody listens."""
     disabled: bool = False
 
 
