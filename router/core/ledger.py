@@ -40,6 +40,7 @@ class Ledger:
         "other_context",
         "other_sequences",
         "other_tokens",
+        "own_reported",
         "queue",
         "reported_at",
         "seen",
@@ -63,6 +64,8 @@ class Ledger:
         self.context = 0.0
         """KV tokens of ours that decode."""
         self.other_tokens = self.other_sequences = self.other_context = 0.0
+        self.own_reported = 0.0
+        """Tokens of ours among those that waited when the last report was made."""
         self.reported_at = born
         """Of the last report, or when this router first knew of the replica."""
         self.seen = 0
@@ -122,6 +125,7 @@ class Ledger:
         reported = load.waiting_uncached_tokens
         if reported < 0:
             reported = load.waiting * self.typical
+        self.own_reported = own_tokens
         self.other_tokens = max(0.0, reported - own_tokens)
         self.other_sequences = max(0.0, float(load.running + load.waiting - own_sequences))
         self.other_context = max(0.0, load.kv_use * load.kv_capacity_tokens - self.context)
@@ -130,12 +134,12 @@ class Ledger:
 
     def forget_others(self) -> None:
         """The engine was started anew: nothing that was reported is in it."""
-        self.other_tokens = self.other_sequences = self.other_context = 0.0
+        self.other_tokens = self.other_sequences = self.other_context = self.own_reported = 0.0
         self._changes.clear()
 
     def totals(self, *, routers: int, now: float) -> tuple[float, float, float]:
         """Sequences that decode, tokens that wait and KV tokens, of all routers: the three below in one look."""
-        tokens, sequences, context = self.other_tokens, self.other_sequences, self.other_context
+        tokens, sequences, context = self._other_tokens(routers), self.other_sequences, self.other_context
         if now - self.reported_at > self._fresh_s:
             tokens = self._others(tokens, self.waiting_tokens, routers, now)
             sequences = self._others(sequences, self.sequences, routers, now)
@@ -143,7 +147,7 @@ class Ledger:
         return self.sequences + sequences, self.waiting_tokens + tokens, self.context + context
 
     def backlog(self, *, routers: int, now: float) -> float:
-        return self.waiting_tokens + self._others(self.other_tokens, self.waiting_tokens, routers, now)
+        return self.waiting_tokens + self._others(self._other_tokens(routers), self.waiting_tokens, routers, now)
 
     def decoding(self, *, routers: int, now: float) -> float:
         return self.sequences + self._others(self.other_sequences, self.sequences, routers, now)
@@ -158,6 +162,11 @@ class Ledger:
     def silence_s(self, now: float) -> float:
         """Seconds by which the report is overdue, 0 while it is in time."""
         return max(0.0, now - self.reported_at - self._fresh_s)
+
+    def _other_tokens(self, routers: int) -> float:
+        """As reported, and as many more from each other router as have come from us since: all of them read the same
+        report, and what looks empty to one looks empty to all."""
+        return self.other_tokens + (routers - 1) * max(0.0, self.waiting_tokens - self.own_reported)
 
     def _others(self, reported: float, own: float, routers: int, now: float) -> float:
         """Reported figures while fresh; then they fade, and before that other routers are taken to do as we do."""

@@ -92,8 +92,8 @@ def test_old_reports_fade_and_other_routers_are_taken_to_do_as_we_do() -> None:
     ledger = Ledger(Constants())
     ledger.reconcile(load("a", waiting=1, waiting_uncached_tokens=1000.0), 0.0)
     send(ledger, 100.0)
-    assert 1100.0 == ledger.backlog(routers=3, now=0.75)
-    assert 100.0 + 1000.0 * 0.9 == pytest.approx(ledger.backlog(routers=3, now=1.75))
+    assert 1100.0 + 2 * 100.0 == ledger.backlog(routers=3, now=0.75)
+    assert 100.0 + 1200.0 * 0.9 == pytest.approx(ledger.backlog(routers=3, now=1.75))
     ledger.forget_others()
     assert 100.0 + 200.0 * 0.9 == pytest.approx(ledger.backlog(routers=3, now=1.75))
     assert 100.0 == pytest.approx(ledger.backlog(routers=3, now=300.0))
@@ -112,3 +112,15 @@ def test_changes_are_remembered_only_as_long_as_a_report_may_miss_them() -> None
     for n in range(100):
         ledger.end(send(ledger, now=float(n)), float(n))
     assert len(ledger._changes) <= 2
+
+
+def test_between_reports_other_routers_are_taken_to_send_as_we_do() -> None:
+    ledger = Ledger(Constants())
+    first = send(ledger, 500.0)
+    ledger.reconcile(load("a", waiting=3, waiting_uncached_tokens=1500.0, seen=1), 0.1)
+    assert 1500.0 == ledger.backlog(routers=8, now=0.1)
+    send(ledger, 200.0)
+    assert 1500.0 + 8 * 200.0 == ledger.backlog(routers=8, now=0.2)
+    assert 1500.0 + 200.0 == ledger.backlog(routers=1, now=0.2)
+    ledger.start(first, 0.2)
+    assert 1000.0 + 200.0 == ledger.backlog(routers=8, now=0.2)
