@@ -497,6 +497,21 @@ def test_among_very_many_replicas_the_holders_of_the_prefix_are_bounded() -> Non
     assert len(core.why("r")[-1].candidates) <= 4 + 16 + 8
 
 
+def test_a_prompt_that_nearly_all_of_many_hold_is_found_with_those_that_have_least_to_do() -> None:
+    constants = Constants(scan_limit=10, explore=0.0, record_candidates=64)
+    core = dispatcher(*(replica(f"r{n}") for n in range(40)), constants=constants)
+    asked = shape(prompt=bytes(64) * 64)
+    everybody = {f"r{n}" for n in range(40)}
+    for n in range(40):
+        decision = core.pick(asked, exclude=everybody - {f"r{n}"}, now=0.0)
+        if decision.verdict is Verdict.SEND:
+            core.begin(decision, asked, 0.0).end(Ending.COMPLETE, 0.0)
+    for now in range(1, 200):
+        core.begin(core.pick(asked, now=float(now)), asked, float(now)).end(Ending.COMPLETE, float(now))
+    assert core.pick(asked, now=200.0).uncached_tokens < 100
+    assert len(core.why("r")[-1].candidates) <= constants.shortlist + constants.strangers
+
+
 def test_a_node_stays_while_one_of_its_replicas_does() -> None:
     core = dispatcher(replica("a", node="n1", device_class="cpu"), replica("b", node="n1", device_class="cpu"))
     core.apply(fleet(replica("b", node="n1", device_class="cpu")), 1.0)
