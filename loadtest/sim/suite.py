@@ -103,6 +103,7 @@ def ablations(base: Scenario) -> dict[str, Scenario]:
     return {
         "as it is": base,
         "no price for interrupting others": without(harm_weight=0.0),
+        "half that price": without(harm_weight=0.5),
         "no learned slowness": without(slowness_up=0.0, slowness_down=0.0),
         "no evidence from requests that still wait": without(censored_share=0.0),
         "no price for a slower decode": without(excess_tpot_weight=0.0),
