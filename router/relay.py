@@ -153,6 +153,8 @@ class Relay:
         if self._connection is not None:
             self._client.on_pause = self._connection.pause
             self._client.on_resume = self._connection.resume
+            if self._client.paused:
+                self._connection.pause()
 
     def detach(self) -> None:
         """The connection goes to others: a client that gets slow must not stop theirs."""

@@ -104,8 +104,8 @@ def unsettled(transcript: Transcript, held: int = 0) -> dict[int, list[int]]:
     return {
         index: choice.ids[choice.mark.ids : len(choice.ids) - held].tolist()
         for index, choice in transcript.choices.items()
-        if not choice.finish and len(choice.main) > choice.mark.text
-        if not held or (not choice.entries and len(choice.ids) - held > choice.mark.ids)
+        if not choice.finish and len(choice.main) > choice.mark.text and len(choice.ids) - held > choice.mark.ids
+        if not (held and choice.entries)
     }
 
 

@@ -40,6 +40,10 @@ class DirectStream:
         self._chunked = False
         self._task: asyncio.Task[Any] | None = None
 
+    @property
+    def paused(self) -> bool:
+        return self._cycle.flow.write_paused
+
     async def serve(self, handler: Callable[[], Any]) -> None:
         """Run the handler; a client that leaves cancels it, and that is no error."""
         task = self._task = asyncio.current_task()

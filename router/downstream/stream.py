@@ -35,6 +35,11 @@ class Outlet(Protocol):
     on_pause: Callable[[], None]
     on_resume: Callable[[], None]
 
+    @property
+    def paused(self) -> bool:
+        """It is full: who begins to feed it waits for `on_resume` first."""
+        ...
+
     def start(self, status: int, headers: Headers, *, length: int | None = None) -> None:
         """`length` of the whole body, None for a stream."""
         ...
@@ -109,7 +114,7 @@ class AsgiStream:
         self._send = send
         self._queue: asyncio.Queue[Message] = asyncio.Queue()
         self._buffered_bytes = 0
-        self._paused = False
+        self.paused = False
         self._body_read = asyncio.Event()
 
     async def serve(self, handler: Callable[[], Awaitable[None]]) -> None:
@@ -149,8 +154,8 @@ class AsgiStream:
     def _put(self, data: bytes, *, more: bool) -> None:
         self._buffered_bytes += len(data)
         self._queue.put_nowait({"type": "http.response.body", "body": data, "more_body": more})
-        if self._buffered_bytes > HIGH_WATER_BYTES and not self._paused:
-            self._paused = True
+        if self._buffered_bytes > HIGH_WATER_BYTES and not self.paused:
+            self.paused = True
             self.on_pause()
 
     async def _handle(self, handler: Callable[[], Awaitable[None]]) -> None:
@@ -164,8 +169,8 @@ class AsgiStream:
         while (message := await self._queue.get())["type"] != "stop":
             await self._send(message)
             self._buffered_bytes -= len(message.get("body", b""))
-            if self._paused and self._buffered_bytes <= HIGH_WATER_BYTES // 2:
-                self._paused = False
+            if self.paused and self._buffered_bytes <= HIGH_WATER_BYTES // 2:
+                self.paused = False
                 self.on_resume()
 
     async def _listen(self, work: asyncio.Task[None], pump: asyncio.Task[None]) -> None:

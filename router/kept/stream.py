@@ -51,31 +51,12 @@ class KeptStream:
         """Somebody listens."""
         self._done = asyncio.Event()
         """Of the present listener: nothing more will come on its connection."""
-        self._paused = self._slow = False
-        self._on_pause: Callable[[], None] = _ignore
-        self._on_resume: Callable[[], None] = _ignore
+        self.paused = self._slow = False
+        self.on_pause: Callable[[], None] = _ignore
+        self.on_resume: Callable[[], None] = _ignore
         self._listen(client)
 
     # Outlet
-
-    @property
-    def on_pause(self) -> Callable[[], None]:
-        return self._on_pause
-
-    @on_pause.setter
-    def on_pause(self, pause: Callable[[], None]) -> None:
-        """A replica that goes on with the stream must wait too."""
-        self._on_pause = pause
-        if self._paused:
-            pause()
-
-    @property
-    def on_resume(self) -> Callable[[], None]:
-        return self._on_resume
-
-    @on_resume.setter
-    def on_resume(self, resume: Callable[[], None]) -> None:
-        self._on_resume = resume
 
     def start(self, status: int, headers: Headers, *, length: int | None = None) -> None:
         self.started, self.streams = True, length is None
@@ -88,13 +69,13 @@ class KeptStream:
         out = self.backlog.add(data)
         if self._listener is not None:
             self._listener.write(out)
-        elif not self._paused:
+        elif not self.paused:
             self._pace()
 
     def end(self, data: bytes = b"") -> None:
         self.over = True
         self.closes = self._clock() + self._window_s
-        self._on_pause = self._on_resume = _ignore
+        self.on_pause = self.on_resume = _ignore
         out = self.backlog.add(data) if data and self.streams else data
         if self._listener is not None:
             self._listener.end(out)
@@ -194,9 +175,9 @@ class KeptStream:
     def _pace(self) -> None:
         """Have the engine wait for a slow listener, and for nobody once the bound is reached."""
         wait = self._slow if self._listener is not None else self.backlog.full
-        if wait != self._paused:
-            self._paused = wait
-            (self._on_pause if wait else self._on_resume)()
+        if wait != self.paused:
+            self.paused = wait
+            (self.on_pause if wait else self.on_resume)()
 
 
 AGAIN = "send the request again without Last-Event-ID to have a new answer."

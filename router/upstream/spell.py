@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping, Sequence
 
 import httpx
@@ -28,14 +29,15 @@ class Speller:
         spelled: dict[int, str] = {}
         for replica in replicas[:2]:
             try:
-                for choice, tokens in ids.items():
-                    scheme = "https" if replica.tls else "http"
-                    answer = await self._client.post(
-                        f"{scheme}://{replica.address}/detokenize", json={"model": model, "tokens": tokens}
-                    )
-                    spelled[choice] = msgspec.json.decode(answer.content, type=_Spelled).prompt
+                async with asyncio.timeout(SPELL_LIMIT_S):  # httpx's own limit is between bytes
+                    for choice, tokens in ids.items():
+                        scheme = "https" if replica.tls else "http"
+                        answer = await self._client.post(
+                            f"{scheme}://{replica.address}/detokenize", json={"model": model, "tokens": tokens}
+                        )
+                        spelled[choice] = msgspec.json.decode(answer.content, type=_Spelled).prompt
                 return spelled
-            except (httpx.HTTPError, msgspec.DecodeError):
+            except (httpx.HTTPError, msgspec.DecodeError, TimeoutError):
                 continue
         return spelled
 

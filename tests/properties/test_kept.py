@@ -149,15 +149,16 @@ def test_within_any_bound_a_client_gets_all_that_follows_or_is_told_that_it_is_g
         runner.run(run())
 
 
-async def test_a_replica_that_goes_on_with_the_stream_waits_where_the_one_before_it_had_to() -> None:
+async def test_who_begins_to_feed_a_full_stream_is_told_to_wait_until_its_client_is_back() -> None:
     connection = Connection()
     kept = kept_stream(connection, limit_bytes=300)
     connection.breaks(0)
     kept.write(b"data: %b\n\n" % (b"x" * 400))
+    assert kept.paused
     told: list[str] = []
     kept.on_pause, kept.on_resume = (lambda: told.append("pause")), (lambda: told.append("resume"))
     kept.attach(Connection(), 0)
-    assert ["pause", "resume"] == told
+    assert (["resume"], False) == (told, kept.paused)
 
 
 @pytest.mark.parametrize("slow_at_the_break", [True, False])

@@ -7,6 +7,7 @@ import contextlib
 import json
 import socket
 
+import msgspec
 import pytest
 
 from tests.router.harness import (
@@ -16,6 +17,7 @@ from tests.router.harness import (
     WHOLE,
     Exchange,
     Router,
+    Script,
     chat_body,
     chat_event,
     plays,
@@ -39,8 +41,8 @@ async def streams_for_ever(exchange: Exchange) -> None:
             await asyncio.sleep(0.001)
 
 
-def request_bytes(*, stream: bool = True, keep: bool = False) -> bytes:
-    body = json.dumps(chat_body(stream=stream)).encode()
+def request_bytes(*, stream: bool = True, keep: bool = False, **more: object) -> bytes:
+    body = json.dumps({**chat_body(stream=stream), **more}).encode()
     head = (
         f"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {KEY}\r\n"
         f"content-type: application/json\r\ncontent-length: {len(body)}\r\n"
@@ -132,6 +134,45 @@ async def test_a_slow_reader_stops_the_engine_and_does_not_fill_the_router() -> 
                 await asyncio.sleep(0.3)
             # Kernel buffers of two connections lie between; far less than the 100 MB the engine would send.
             assert 16_000_000 > held
+            buffered = [p.transport.get_write_buffer_size() for p in router.app.server.protocols]
+            assert 1_000_000 > sum(buffered)
+        await settled(router)
+
+
+async def test_a_stream_that_moves_while_its_client_reads_nothing_goes_on_at_the_clients_pace() -> None:
+    part = chat_event("x" * 1000)
+    sent = [0, 0]
+
+    def floods(which: int) -> Script:
+        async def script(exchange: Exchange) -> None:
+            exchange.start_stream()
+            with contextlib.suppress(ConnectionError):
+                for _ in range(100_000):
+                    await exchange.send(part)
+                    sent[which] += len(part)
+
+        return script
+
+    async def comes_to_a_stand(which: int) -> None:
+        held = -1
+        while held != sent[which] or not held:
+            held = sent[which]
+            await asyncio.sleep(0.3)
+
+    async with router_with(floods(0), floods(1)) as (router, engines):
+        first, second = router.app.watch.view.fleet.replicas.values()
+        with socket.socket() as client:
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            client.connect(("127.0.0.1", router.port))
+            client.sendall(request_bytes(temperature=0))
+            await until(lambda: bool(engines[0].exchanges or engines[1].exchanges))
+            went_to = 0 if engines[0].exchanges else 1
+            await comes_to_a_stand(went_to)
+            left = (first, second)[went_to]
+            await router.put(msgspec.structs.replace(left, state=ModelState.DRAINING, moving=True))
+            await until(lambda: len(engines[1 - went_to].exchanges) == 1)
+            await comes_to_a_stand(1 - went_to)
+            assert 2 * 16_000_000 > sent[1 - went_to]
             buffered = [p.transport.get_write_buffer_size() for p in router.app.server.protocols]
             assert 1_000_000 > sum(buffered)
         await settled(router)

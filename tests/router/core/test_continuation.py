@@ -270,5 +270,8 @@ class TestSettle:
         settle(transcript, {0: " bc"})
         assert {} == unsettled(transcript)
 
+    def test_text_without_ids_has_nothing_to_spell(self):
+        assert {} == unsettled(folded(chat(), ROLE, event(said="bc")))
+
     def test_a_choice_that_ended_needs_no_settling(self):
         assert {} == unsettled(folded(chat(), ROLE, event(said="bc", ids=[8, 9], finish="stop")))
