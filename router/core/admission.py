@@ -31,6 +31,7 @@ Pool = tuple[str, bool]
 INTERACTIVE_S = 10.0
 BATCH_S = 600.0
 BATCH_PRIORITY = -1
+PACE_RATE = 0.1
 PACES = 1024
 """Pools whose pace is remembered."""
 
@@ -178,8 +179,8 @@ class Admission:
         self.limits = limits or Limits()
         self.queues: dict[Pool, _Queue] = {}
         """Of pools where somebody waits; empty while nothing is under pressure."""
-        self._paces: OrderedDict[Pool, float] = OrderedDict()
-        """Seconds between two that were released, as seen lately."""
+        self._paces: OrderedDict[Pool, tuple[float, int]] = OrderedDict()
+        """Seconds between two that were released, as seen lately, and how often that was seen."""
         self._pushed_out: list[Ticket] = []
         self._numbers = 0
 
@@ -205,7 +206,7 @@ class Admission:
         ticket = Ticket(number=self._numbers, pool=pool, tenant=tenant, priority=priority, weight=weight, tokens=tokens)
         queue = self.queues.get(pool)
         length = ticket.before = queue.length if queue else 0
-        wait_s = ahead_ms / 1000.0 + length * self._paces.get(pool, 0.0)
+        wait_s = ahead_ms / 1000.0 + self._line_s(pool, length)
         self._limit(ticket, class_, deadline=deadline, now=now)
         named = ticket.deadline == deadline
         if wait_s and wait_s + (own_ms / 1000.0 if named else 0.0) > ticket.wait_s:
@@ -247,7 +248,7 @@ class Admission:
         for ticket in late:
             length = self.queues[ticket.pool].length
             self._remove(ticket)
-            wait_s = length * self._paces.get(ticket.pool, 0.0)
+            wait_s = self._line_s(ticket.pool, length)
             self._reject(
                 ticket,
                 Why.EXPIRED,
@@ -302,9 +303,14 @@ class Admission:
             self._learn_pace(ticket.pool, now - queue.admitted_at)
         queue.admitted_at = now
 
+    def _line_s(self, pool: Pool, length: int) -> float:
+        """Until so many that wait have gone; 0 while nobody has been seen to go."""
+        return length * self._paces[pool][0] if pool in self._paces else 0.0
+
     def _learn_pace(self, pool: Pool, seconds: float) -> None:
-        known = self._paces.get(pool)
-        self._paces[pool] = seconds if known is None else known + 0.1 * (seconds - known)
+        """The plain mean at first, since several may go at once, and then a fading one."""
+        known, seen = self._paces.get(pool, (0.0, 0))
+        self._paces[pool] = known + max(PACE_RATE, 1.0 / (seen + 1)) * (seconds - known), seen + 1
         self._paces.move_to_end(pool)
         if len(self._paces) > PACES:
             self._paces.popitem(last=False)

@@ -213,6 +213,16 @@ def test_the_wait_that_is_promised_follows_the_pace_of_the_queue_also_after_it_w
     assert (Why.LATE, 63.0) == (late.why, late.retry_after_s)
 
 
+def test_the_pace_is_known_after_a_few_have_gone_also_when_the_first_went_together() -> None:
+    gate = admission(retry_spread=0.0)
+    for _ in range(40):
+        enter(gate)
+    for second in (0.0, 0.0, 2.0, 4.0, 6.0, 8.0):
+        gate.release(lambda _: 0.0, second)
+    late = enter(gate, now=8.0, deadline=9.0)
+    assert (Why.LATE, 58.0) == (late.why, late.retry_after_s)  # 3 s ahead, and 34 that went each 1.6 s on average
+
+
 def test_those_refused_together_are_asked_back_at_different_times_and_never_too_early() -> None:
     gate = admission()
     told = {enter(gate, ahead_ms=80_000.0).retry_after_s for _ in range(50)}
