@@ -19,7 +19,7 @@ from pathlib import Path
 from loadtest.sim import suite
 from loadtest.sim.bench import Bench, code
 from loadtest.sim.judge import Figures, losses, table
-from loadtest.sim.world import Scenario
+from loadtest.sim.scenario import Scenario
 from loadtest.traces import NAMES
 
 OWN_ROW = "**expected_time** (ours)"

@@ -12,10 +12,12 @@ from pathlib import Path
 import msgspec
 
 from loadtest.sim.judge import Figures, judge
-from loadtest.sim.world import Scenario, World
+from loadtest.sim.outcome import outcome_of
+from loadtest.sim.scenario import Scenario
+from loadtest.sim.world import World
 
 ROOT = Path(__file__).resolve().parents[2]
-SOURCES = ("loadtest/sim/node.py", "loadtest/sim/rivals.py", "loadtest/sim/world.py", "loadtest/sim/judge.py")
+SOURCES = tuple(f"loadtest/sim/{name}.py" for name in ("node", "rivals", "scenario", "world", "outcome", "judge"))
 CORES = ("router/core", "node_agent/engines/simulated")
 PROGRESS_S = 15.0
 
@@ -41,7 +43,7 @@ def key(scenario: Scenario, version: str) -> str:
 def run(scenario: Scenario) -> Figures:
     world = World(scenario)
     world.run()
-    return judge(world.outcome())
+    return judge(outcome_of(world))
 
 
 class Bench:

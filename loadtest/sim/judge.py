@@ -8,7 +8,7 @@ from statistics import median
 
 import msgspec
 
-from loadtest.sim.world import Outcome
+from loadtest.sim.outcome import Outcome
 
 SLO_TTFT_MS, SLO_TPOT_MS = 2000.0, 50.0
 

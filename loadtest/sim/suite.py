@@ -10,7 +10,7 @@ import msgspec
 
 from loadtest.sim.bench import Bench
 from loadtest.sim.judge import Figures
-from loadtest.sim.world import Scenario
+from loadtest.sim.scenario import Scenario
 from router.core.constants import Constants
 
 OWN = "expected_time"

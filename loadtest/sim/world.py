@@ -11,83 +11,26 @@ from __future__ import annotations
 import heapq
 import itertools
 import random
-from array import array
 from collections.abc import Callable
-from functools import lru_cache, partial
-from math import inf
+from functools import partial
 
 import msgspec
 
 from loadtest.sim.node import Engine, Job, SimNode, sized
 from loadtest.sim.rivals import FullInformation, ReadyOnly
-from loadtest.traces import BLOCK_TOKENS, Arrival, load
+from loadtest.sim.scenario import Scenario, jobs_of, shape_of
+from loadtest.traces import BLOCK_TOKENS
 from node_agent.engines.simulated.batching import Sequence
 from router.core.classes import H100_8B, Cost
-from router.core.constants import Constants
 from router.core.dispatch import CoreDispatcher
-from router.core.model import Fleet, Shape, Verdict
+from router.core.model import Fleet, Verdict
 from router.core.policies import POLICIES, Policy
 from wire.records import ModelPolicy, ModelState, Node, Replica
 
-BYTES_PER_TOKEN = 4
-WINDOWS = 5
-"""Seeds begin at so many places of the trace, in turn."""
 DRAIN_S = 3.0 * 3600.0
 """After the last arrival everything has so long to end: an overloaded policy takes its time."""
 CHECK_ALL = 64
 """Routes between two looks at all routers."""
-WARM = (6, 4, 3, 3)
-"""Nodes that begin with each of the four warm models."""
-
-
-class Scenario(msgspec.Struct, frozen=True, kw_only=True):
-    trace: str = "mooncake-conv"
-    speed: float = 1.8
-    """Times of the trace are divided by it."""
-    requests: int = 2500
-    policy: str = "expected_time"
-    tuned: dict[str, float] = {}
-    """Arguments of the policy, instead of its own constants."""
-    seed: int = 1
-    nodes: int = 16
-    warm: tuple[int, ...] = WARM
-    cold: int = 4
-    """Models that sleep on two nodes and lie on the disks of the others."""
-    slots: int = 2
-    slow: dict[int, float] = msgspec.field(default_factory=lambda: {3: 2.0, 11: 2.0})
-    degrade: dict[int, float] = msgspec.field(default_factory=lambda: {6: 4.0})
-    """Nodes that become slower at half time."""
-    sleeping_s: float = 3.0
-    on_disk_s: float = 40.0
-    routers: int = 1
-    sticky: bool = True
-    """Requests of a session come to the same router."""
-    report_s: float = 1.0
-    report_loss: float = 0.0
-    crashes: int = 0
-    """Engines killed at random moments, back after `on_disk_s`."""
-    kv_tokens: int = 299_000
-    batch_tokens: int = 2048
-    prior_prefill: float = 1.0
-    """How wrong the router's first idea of the device is."""
-    prior_step: float = 1.0
-    constants: Constants = Constants()
-
-
-class Outcome(msgspec.Struct, kw_only=True):
-    """All times in ms; requests of the first tenth are left out."""
-
-    ttft: list[float]
-    warm_ttft: list[float]
-    bound: list[float]
-    tpot: list[float]
-    hit: float
-    loads: int
-    held: int
-    retried: int
-    accuracy: tuple[float, float, float]
-    """Bias, spread and p90 coverage of the first router's predictions, over its models."""
-    busy_cv: float
 
 
 class Violation(AssertionError):  # noqa: N818 - reads as what it is where it is caught
@@ -104,7 +47,7 @@ class World:
         self._rng = random.Random(scenario.seed)
         self.engines: dict[str, Engine] = {}
         self.nodes: dict[str, SimNode] = {}
-        self.jobs = self._jobs()
+        self.jobs = jobs_of(scenario)
         self.end_of_trace = self.jobs[-1].arrived
         self._half = self.end_of_trace / 2
         self._build()
@@ -164,7 +107,7 @@ class World:
 
     def _decide(self, job: Job) -> None:
         core = self.routers[job.router]
-        shape = self._shape(job)
+        shape = shape_of(job)
         self.asking = job
         decision = core.pick(shape, exclude=job.tried, now=self.now)
         match decision.verdict:
@@ -353,115 +296,5 @@ class World:
         models = {e.model: ModelPolicy(model=e.model, routing=s.policy) for e in self.engines.values()}
         return Fleet(1, nodes, replicas, models, {}, s.routers)
 
-    def _jobs(self) -> list[Job]:
-        s = self.scenario
-        arrivals = _arrivals(s.trace, s.seed)
-        first = (s.seed - 1) % WINDOWS * max(0, len(arrivals) - s.requests) // (WINDOWS - 1)
-        arrivals = arrivals[first : first + s.requests]
-        rng = random.Random(s.seed)
-        count = len(s.warm) + s.cold
-        weights = [1.0 / (k + 1) for k in range(count)]
-        by_session: dict[int, tuple[int, int]] = {}
-        jobs = []
-        for number, arrival in enumerate(arrivals):
-            session = arrival.blocks[1] if len(arrival.blocks) > 1 else -1 - number
-            if session not in by_session:
-                by_session[session] = (rng.choices(range(count), weights)[0], rng.randrange(s.routers))
-            model, router = by_session[session]
-            jobs.append(
-                Job(
-                    number=number,
-                    model=f"m{model}",
-                    arrived=(arrival.at_s - arrivals[0].at_s) / s.speed,
-                    sequence=_sequence(arrival, number),
-                    router=router if s.sticky else rng.randrange(s.routers),
-                )
-            )
-        return jobs
-
     def _sequence(self, prompt: int, output: int, blocks: list[int], job: Job) -> Sequence:
         return Sequence(id=f"{job.number}.{job.retries}", prompt_tokens=prompt, max_tokens=output, blocks=list(blocks))
-
-    def _shape(self, job: Job) -> Shape:
-        s = job.sequence
-        return Shape(
-            request_id=str(job.number),
-            model=job.model,
-            prompt=_prompt(s.blocks[: s.prompt_tokens // BLOCK_TOKENS], s.prompt_tokens, job.number),
-            max_tokens=0,
-        )
-
-    def _bounds(self) -> list[float]:
-        """Of each request what no router can beat, in ms: its own prefill alone on a node that is not slow, everything
-        that any earlier request of the model had in common with it cached, each cold model woken once."""
-        s = self.scenario
-        profile = next(iter(self.engines.values())).profile
-        known: dict[str, set[int]] = {}
-        awake_at = {f"m{n}": 0.0 for n in range(len(s.warm))}
-        bounds = []
-        for job in self.jobs:
-            prompt, blocks = job.sequence.prompt_tokens, job.sequence.blocks
-            seen = known.setdefault(job.model, set())
-            hits = next((n for n, block in enumerate(blocks) if block not in seen), len(blocks))
-            seen.update(blocks)
-            fresh = max(1, prompt - BLOCK_TOKENS * min(hits, (prompt - 1) // BLOCK_TOKENS))
-            ready = awake_at.setdefault(job.model, job.arrived + s.sleeping_s)
-            steps = -(-fresh // profile.max_batch_tokens)
-            own = profile.prefill_token_ms * fresh + steps * profile.base_step_ms + profile.api_request_ms
-            bounds.append(1000.0 * max(0.0, ready - job.arrived) + own)
-        return bounds
-
-    def outcome(self) -> Outcome:
-        counted = self.jobs[len(self.jobs) // 10 :]
-        done = [job for job in counted if job.ended_at and job.first_at]
-        ttft = [1000.0 * (job.first_at - job.arrived) if job.first_at else inf for job in counted]
-        warm = {f"m{n}" for n in range(len(self.scenario.warm))}
-        bounds = self._bounds()
-        cached = sum(job.sequence.cached_tokens for job in done)
-        accuracy = [a for a in self.routers[0].accuracy().values() if a.observations]
-        weight = max(1, sum(a.observations for a in accuracy))
-        busy = [sum(e.busy_s for e in node.engines.values()) for node in self.nodes.values()]
-        mean = sum(busy) / len(busy)
-        return Outcome(
-            ttft=ttft,
-            warm_ttft=[t for t, job in zip(ttft, counted, strict=True) if job.model in warm],
-            bound=bounds[len(self.jobs) // 10 :],
-            tpot=[
-                1000.0 * (job.ended_at - job.first_at) / max(1, job.sequence.generated - 1)
-                if job.ended_at and job.first_at
-                else inf
-                for job in counted
-            ],
-            hit=cached / max(1, sum(job.sequence.prompt_tokens for job in done)),
-            loads=self.loads,
-            held=sum(job.held for job in counted),
-            retried=sum(job.retries for job in counted),
-            accuracy=(
-                sum(a.bias * a.observations for a in accuracy) / weight,
-                sum(a.spread * a.observations for a in accuracy) / weight,
-                sum(a.p90_coverage * a.observations for a in accuracy) / weight,
-            ),
-            busy_cv=(sum((b - mean) ** 2 for b in busy) / len(busy)) ** 0.5 / mean if mean else 0.0,
-        )
-
-
-@lru_cache(maxsize=4)
-def _arrivals(trace: str, seed: int) -> list[Arrival]:
-    return load(trace, seed=seed)
-
-
-def _sequence(arrival: Arrival, number: int) -> Sequence:
-    full = arrival.prompt_tokens // BLOCK_TOKENS
-    return Sequence(
-        id=f"{number}.0",
-        prompt_tokens=max(1, arrival.prompt_tokens),
-        max_tokens=max(1, arrival.output_tokens),
-        blocks=list(arrival.blocks[:full]),
-    )
-
-
-def _prompt(blocks: list[int], tokens: int, number: int) -> bytes:
-    """Bytes that are equal exactly as far as the blocks are."""
-    words = array("q", [block for block in blocks for _ in range(BLOCK_TOKENS * BYTES_PER_TOKEN // 8)]).tobytes()
-    rest = max(0, tokens * BYTES_PER_TOKEN - len(words))
-    return words + array("q", [-1 - number]).tobytes() * (rest // 8 + 1)

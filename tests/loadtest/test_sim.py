@@ -12,7 +12,9 @@ import pytest
 from loadtest.sim import suite
 from loadtest.sim.bench import Bench, key
 from loadtest.sim.judge import Figures, judge, losses, table
-from loadtest.sim.world import Outcome, Scenario, Violation, World
+from loadtest.sim.outcome import Outcome, outcome_of
+from loadtest.sim.scenario import Scenario
+from loadtest.sim.world import Violation, World
 
 SMALL = Scenario(requests=100, nodes=6, warm=(2, 2), cold=1, slow={1: 2.0}, degrade={2: 4.0}, speed=1.0)
 
@@ -24,7 +26,7 @@ def changed(**more: object) -> Scenario:
 def outcome(scenario: Scenario) -> Outcome:
     world = World(scenario)
     world.run()
-    return world.outcome()
+    return outcome_of(world)
 
 
 @pytest.mark.parametrize(
