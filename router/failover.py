@@ -123,6 +123,10 @@ class Failover:
                 decision = await self._placement.place(call, tried, until=until)
             except Refused:
                 return broken_answer(attempt.code, f"{attempt.detail}; no replica could go on with it")
+            plan = self._fitting(plan, story, decision)
+            if plan.way is Way.REFUSE:
+                tried.add(decision.replica)
+                continue
             log.info("request %s goes on by %s on %s: %s", call.request_id, plan.way, decision.replica, attempt.detail)
             broken = await self._attempts.run(call, client, self._next_job(call, decision, plan, story))
             if broken.attempt.code is Code.OK and story.fold().finished:
@@ -176,6 +180,11 @@ class Failover:
             choices=asked.choices,
             movable=story.can_go_on if story else lambda: False,
         )
+
+    def _fitting(self, plan: Plan, story: Story, decision: Decision) -> Plan:
+        """The same plan, or another one for a replica that takes no token ids."""
+        takes = plan.way is not Way.IDS or self._replica(decision).token_ids
+        return plan if takes else story.plan(ids_supported=False)
 
     def _next_job(self, call: Call, decision: Decision, plan: Plan, story: Story) -> Job:
         return Job(

@@ -67,13 +67,12 @@ def plan(
     sent: bytes,
     seeded: bool = False,
     ids_supported: bool = True,
-    same_engine: bool = True,
     pace: Pace | None = None,
 ) -> Plan:
     """The next leg of a stream that broke. All delivered blocks must have been folded.
 
-    `sent` is the body of the first attempt, `seeded` whether the router put a seed of its own into it, `same_engine`
-    whether the next engine is configured as the last (vLLM's `system_fingerprint` tells)."""
+    `sent` is the body of the first attempt, `seeded` whether the router put a seed of its own into it. That the next
+    engine is configured as the last is not asked: what it replays is compared."""
     if not asked.resumable:
         return Plan(way=Way.REFUSE, reason="only streams of chat and completions can be continued")
     if transcript.finished:
@@ -82,7 +81,7 @@ def plan(
     replay = _replay(asked, transcript, sent, pace)
     if not transcript.begun and not transcript.opaque:
         return msgspec.structs.replace(replay, reason="no token was delivered yet")
-    against_replay = _against_replay(asked, transcript, seeded=seeded, same_engine=same_engine)
+    against_replay = _against_replay(asked, transcript, seeded=seeded)
     against_ids = obstacle(asked) if ids_supported else "the engine takes no token ids"
     if seeded and not asked.greedy:  # a leg drawn anew would be fair, but no later leg could replay it
         against_ids = against_ids or "our seed starts its dice again"
@@ -139,13 +138,11 @@ def _against_ids_now(asked: Asked, transcript: Transcript) -> str:
     return ""
 
 
-def _against_replay(asked: Asked, transcript: Transcript, *, seeded: bool, same_engine: bool) -> str:
+def _against_replay(asked: Asked, transcript: Transcript, *, seeded: bool) -> str:
     if transcript.opaque or transcript.unreadable:
         return "something was delivered that we cannot compare"
     if not asked.greedy and asked.seed is None and not seeded:
         return "an answer sampled without a seed comes out differently every time"
-    if not same_engine:
-        return "the next engine is configured differently"
     return ""
 
 

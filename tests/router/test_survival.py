@@ -136,6 +136,38 @@ async def test_choices_that_broke_at_different_places_go_on_one_after_the_other(
         assert 3 == len(one.exchanges) + len(other.exchanges)
 
 
+async def test_a_stream_with_ids_goes_on_by_replay_where_the_other_engine_takes_none() -> None:
+    def said(length: int) -> bytes:
+        end = '"length"' if length == 3 else "null"
+        return event(
+            f'{{"id":"cmpl-1","object":"text_completion","created":1,"model":"tiny","choices":[{{"index":0,'
+            f'"text":"{length} ","logprobs":null,"finish_reason":{end},"stop_reason":null,'
+            f'"prompt_token_ids":{"[1]" if length == 1 else "null"},"token_ids":[{10 + length}]}}]}}'
+        )
+
+    async def breaks(exchange: Exchange) -> None:
+        await exchange.stream([said(1)], end=False)
+        exchange.cut()
+
+    async def takes_no_ids(exchange: Exchange) -> None:
+        if msgspec.json.decode(exchange.body)["prompt"] == [1]:
+            await exchange.stream([said(1), said(2), said(3), DONE])
+        else:
+            await exchange.answer(400, b'{"error":{"message":"what ids?"}}')
+
+    async with running_router() as router, Engine(breaks) as one, Engine(takes_no_ids) as other:
+        await router.add_engine(one, token_ids=True)
+        body = {"model": MODEL, "prompt": [1], "max_tokens": 3, "temperature": 0, "stream": True}
+        async with router.client.stream("POST", "/v1/completions", json=body) as answer:
+            parts = answer.aiter_raw()
+            got = await anext(parts)
+            await router.add_engine(other)
+            async for part in parts:
+                got += part
+        texts = [msgspec.json.decode(line[6:])["choices"][0]["text"] for line in got.split(b"\n\n")[:-2]]
+        assert ["1 ", "2 ", "3 "] == texts
+
+
 async def test_streams_leave_a_replica_that_is_drained_now_without_a_client_noticing() -> None:
     async def begins(exchange: Exchange) -> None:
         exchange.start_stream()

@@ -212,7 +212,6 @@ class TestEnds:
         ("asked", "events", "known", "why"),
         [
             (chat(stop="x"), (ROLE, event(said="a", ids=[7])), {}, "comes out differently every time"),
-            (chat(seed=1), (ROLE, event(said="a", ids=[7])), {"same_engine": False}, "configured differently"),
             (chat(**GREEDY), (ROLE, event(audio={})), {}, "cannot compare"),
             (chat(**GREEDY), (ROLE, event(said="a", ids=[7]), b"data: x\n\n"), {}, "cannot read"),
             (chat(), (ROLE, event(said="ab", ids=[7, 8])), {}, "bundled"),
