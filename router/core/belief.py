@@ -98,17 +98,17 @@ class Belief:
             return Heard(left=True)
         if state.load is None or state.node.lost:
             return None
-        load, reported_at = state.load, state.ledger.reported_at
-        age_s = now - reported_at - load.scraped_age_s
+        load, ledger = state.load, state.ledger
+        age_s = now - ledger.reported_at
         cost = state.cost.prefill * state.cost.prior.prefill_ms * state.node.slowness.at(now)
         return Heard(
             generation=load.generation,
             age_s=age_s,
-            scraped_age_s=now - reported_at,
+            scraped_age_s=now - ledger.scraped_at,
             idle_s=load.idle_s + age_s if load.idle_s else 0.0,
             running=load.running,
             waiting=load.waiting,
-            prefill_s=0.001 * cost * state.ledger.waiting_tokens,
+            prefill_s=0.001 * cost * ledger.waiting_tokens,
         )
 
     def observe_rtt(self, name: str, rtt_s: float) -> None:

@@ -165,7 +165,8 @@ def _health_ms(replica: ReplicaState, now: float, constants: Constants) -> float
     load = replica.load
     if load is None:
         return total
-    if replica.node.lost or replica.ledger.silence_s(now):
+    unanswered = bool(load.running or load.waiting) and replica.ledger.scrape_overdue(now)
+    if replica.node.lost or unanswered or replica.ledger.silence_s(now):
         total += constants.suspect_ms
     # A frozen engine brings no token, or does not even answer its agent's scrape any more.
     still_s = max(load.idle_s, load.scraped_age_s)

@@ -43,6 +43,7 @@ class Ledger:
         "own_reported",
         "queue",
         "reported_at",
+        "scraped_at",
         "seen",
         "sent",
         "sequences",
@@ -66,8 +67,8 @@ class Ledger:
         self.other_tokens = self.other_sequences = self.other_context = 0.0
         self.own_reported = 0.0
         """Tokens of ours among those that waited when the last report was made."""
-        self.reported_at = born
-        """Of the last report, or when this router first knew of the replica."""
+        self.reported_at = self.scraped_at = born
+        """When the last report came and when its figures were read, or when this router first knew of the replica."""
         self.seen = 0
         self.typical = 0.0
         """Mean uncached tokens of a request here, for engines that report only how many wait."""
@@ -129,7 +130,7 @@ class Ledger:
         self.other_tokens = max(0.0, reported - own_tokens)
         self.other_sequences = max(0.0, float(load.running + load.waiting - own_sequences))
         self.other_context = max(0.0, load.kv_use * load.kv_capacity_tokens - self.context)
-        self.reported_at = since
+        self.reported_at, self.scraped_at = now, since
         self._forget(now)
 
     def forget_others(self) -> None:
@@ -160,8 +161,13 @@ class Ledger:
         return next(iter(self.queue.values()), None)
 
     def silence_s(self, now: float) -> float:
-        """Seconds by which the report is overdue, 0 while it is in time."""
+        """Seconds by which the agent's report is overdue, 0 while it is in time. Its figures may be older: an idle engine
+        is scraped less often than its agent speaks."""
         return max(0.0, now - self.reported_at - self._fresh_s)
+
+    def scrape_overdue(self, now: float) -> bool:
+        """Whether the figures are older than those of an engine that works should be."""
+        return now - self.scraped_at > self._fresh_s
 
     def _other_tokens(self, routers: int) -> float:
         """As reported, and as many more from each other router as have come from us since: all of them read the same

@@ -150,11 +150,19 @@ def health_ms(core: CoreDispatcher, name: str, now: float) -> float:
 
 def test_an_engine_that_does_not_answer_its_agents_scrapes_is_charged_the_time() -> None:
     core = dispatcher(replica("a"))
-    core.report(report(load("a", scraped_age_s=1.0)), 0.0)
+    core.report(report(load("a", scraped_age_s=1.0, running=1)), 0.0)
     suspect_ms = Constants().suspect_ms
     assert suspect_ms == health_ms(core, "a", 0.0)
-    core.report(report(load("a", scraped_age_s=9.0), sequence=2), 0.1)
+    core.report(report(load("a", scraped_age_s=9.0, running=1), sequence=2), 0.1)
     assert suspect_ms + 9000.0 == health_ms(core, "a", 0.1)
+
+
+def test_an_idle_engine_is_scraped_once_a_second_and_not_suspected_while_its_agent_speaks() -> None:
+    core = dispatcher(replica("a"))
+    core.report(report(load("a", scraped_age_s=1.0)), 0.0)
+    assert 0.0 == health_ms(core, "a", 0.0)
+    assert 0.0 == health_ms(core, "a", 0.75)
+    assert Constants().suspect_ms == health_ms(core, "a", 0.8)
 
 
 def test_what_stood_still_before_its_agent_fell_silent_is_charged_for_both() -> None:
