@@ -161,8 +161,8 @@ class Ledger:
         return next(iter(self.queue.values()), None)
 
     def silence_s(self, now: float) -> float:
-        """Seconds by which the agent's report is overdue, 0 while it is in time. Its figures may be older: an idle engine
-        is scraped less often than its agent speaks."""
+        """Seconds by which the agent's report is overdue, 0 while it is in time. Its figures may be older: an idle
+        engine is scraped less often than its agent speaks."""
         return max(0.0, now - self.reported_at - self._fresh_s)
 
     def scrape_overdue(self, now: float) -> bool:
