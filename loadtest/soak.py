@@ -242,6 +242,13 @@ def not_once(found: Counter[str], mix: Mix, sent: int) -> list[str]:
     return problems
 
 
+def fifths(times_s: Sequence[float]) -> list[str]:
+    """Median and p99 of each fifth of the run, in ms: whether it gets slower."""
+    size = max(1, len(times_s) // 5)
+    parts = [times_s[at : at + size] for at in range(0, 5 * size, size) if times_s[at : at + size]]
+    return [" / ".join(f"{1e3 * quantile(part, q):.0f}" for q in (0.5, 0.99)) for part in parts]
+
+
 def story(outcome: Outcome) -> str:
     """For people."""
     samples = outcome.memory or [0]
@@ -249,6 +256,7 @@ def story(outcome: Outcome) -> str:
     p50, p99 = (1e3 * quantile(outcome.first_event_s, q) for q in (0.5, 0.99))
     lines = [
         f"{outcome.sent} requests in {outcome.seconds:.0f} s; first event p50 / p99 {p50:.0f} / {p99:.0f} ms",
+        f"  fifth by fifth: {', '.join(fifths(outcome.first_event_s))} ms",
         *(f"  {n:6d} left {when}" for when, n in sorted(outcome.left.items())),
         *(f"  {n:6d} broken: {what}" for what, n in outcome.errors.most_common(8)),
         f"router memory {settled:.0f} MiB after a fifth, {last:.0f} MiB at the end",

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from loadtest.rig import rig
-from loadtest.soak import Leave, Mix, Outcome, gauge, grown, journalled, not_once, soak, story, wishes
+from loadtest.soak import Leave, Mix, Outcome, fifths, gauge, grown, journalled, not_once, soak, story, wishes
 from wire.usage import UsageRecord, encode_line
 
 PAGE = """# TYPE switchyard_in_flight gauge
@@ -85,6 +85,11 @@ def test_missing_and_double_lines_of_the_journal_are_found(tmp_path: Path) -> No
 def test_problems_are_told_and_their_absence_too() -> None:
     assert "one journal line per request" in story(Outcome(sent=3))
     assert "PROBLEM: two left" in story(Outcome(sent=3, problems=["two left"]))
+
+
+def test_a_run_that_gets_slower_shows_it_fifth_by_fifth() -> None:
+    assert ["1 / 1", "2 / 2", "3 / 3", "4 / 4", "9 / 9"] == fifths([0.001, 0.002, 0.003, 0.004, 0.009])
+    assert ["1 / 1", "2 / 2"] == fifths([0.001, 0.002])
 
 
 async def test_after_a_short_soak_nothing_is_left_counted(tmp_path: Path) -> None:
