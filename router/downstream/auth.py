@@ -13,7 +13,8 @@ KEY_LIMIT_BYTES = 512
 
 
 def authenticate(headers: Headers, view: View, *, now_unix_ns: int) -> tuple[Tenant, ApiKey]:
-    """Raises Refused with 401 and a sentence that helps the owner of the key and nobody else."""
+    """Raises Refused with 401 and a sentence that helps the owner of the key and nobody else; with 503 for a key that
+    is unknown because no key was read yet."""
     presented = bearer(headers)
     if not presented:
         raise Refused(Code.UNAUTHENTICATED, "No API key: send it as `Authorization: Bearer YOUR_KEY`.")
@@ -21,6 +22,9 @@ def authenticate(headers: Headers, view: View, *, now_unix_ns: int) -> tuple[Ten
         raise Refused(Code.UNAUTHENTICATED, "This is not an API key: it is too long.")
     # A dictionary look-up by hash takes a time that tells nothing of how much of a key was right.
     record = view.keys.get(hashlib.sha256(presented).hexdigest())
+    if record is None and not view.synced:
+        message = "This router has not read the registry yet and knows no keys; try again in a moment."
+        raise Refused(Code.NO_REPLICA, message, retry_after_s=2.0)
     if record is None or record.revoked:
         raise Refused(Code.UNAUTHENTICATED, "This API key is not known here, or it was revoked.")
     if record.expires_unix_ns and record.expires_unix_ns <= now_unix_ns:
