@@ -145,7 +145,7 @@ class Pages:
         try:
             tenant, _ = authenticate(request.scope["headers"], self._view(), now_unix_ns=time.time_ns())
         except Refused as refused:
-            return refusal(refused)
+            return refusal(refused, request)
         allowed = sorted(name for name in self._view().models if may_use(tenant, name))
         return json(ModelList(data=[ModelCard(id=name) for name in allowed]))
 
@@ -153,10 +153,10 @@ class Pages:
         try:
             tenant, _ = authenticate(request.scope["headers"], self._view(), now_unix_ns=time.time_ns())
         except Refused as refused:
-            return refusal(refused)
+            return refusal(refused, request)
         name = request.path_params["model"]
         if name not in self._view().models or not may_use(tenant, name):
-            return refusal(Refused(Code.MODEL_UNKNOWN, unknown_model(name), param="model"))
+            return refusal(Refused(Code.MODEL_UNKNOWN, unknown_model(name), param="model"), request)
         return json(ModelCard(id=name))
 
     async def health(self, request: Request) -> Response:
@@ -176,10 +176,10 @@ class Pages:
         try:
             tenant, _ = authenticate(request.scope["headers"], self._view(), now_unix_ns=time.time_ns())
         except Refused as refused:
-            return refusal(refused)
+            return refusal(refused, request)
         story = await self._why(request.path_params["request_id"], tenant.tenant)
         if story is None:
-            return refusal(Refused(Code.NOT_FOUND, "This router remembers no such request of yours."))
+            return refusal(Refused(Code.NOT_FOUND, "This router remembers no such request of yours."), request)
         return Response(story, media_type="text/plain; charset=utf-8")
 
     async def whatif(self, request: Request) -> Response:
@@ -188,12 +188,13 @@ class Pages:
             tenant, _ = authenticate(request.scope["headers"], self._view(), now_unix_ns=time.time_ns())
             asked = read_question(request)
         except Refused as refused:
-            return refusal(refused)
+            return refusal(refused, request)
         return json(await self._whatif(asked, tenant.tenant))
 
     async def unknown(self, request: Request) -> Response:
-        message = f"There is no {request.method} {request.url.path} here."
-        return refusal(Refused(Code.NOT_FOUND, message))
+        served = ", ".join((*ENDPOINTS, "/v1/models"))
+        message = f"There is no {request.method} {request.url.path} here; there are {served}."
+        return refusal(Refused(Code.NOT_FOUND, message), request)
 
 
 class Front:
@@ -211,14 +212,17 @@ class Front:
 
 def make_app(endpoints: dict[str, ModelEndpoint], pages: Pages) -> Front:
     async def wrong_method(request: Request, error: Exception) -> Response:
-        message = f"{request.method} is not allowed for {request.url.path}."
-        return refusal(Refused(Code.METHOD_NOT_ALLOWED, message))
+        allowed = (getattr(error, "headers", None) or {}).get("Allow", "")
+        message = f"{request.method} is not allowed for {request.url.path}; use {allowed}."
+        response = refusal(Refused(Code.METHOD_NOT_ALLOWED, message), request)
+        response.headers["allow"] = allowed
+        return response
 
     async def not_found(request: Request, error: Exception) -> Response:
         return await pages.unknown(request)
 
     async def broken(request: Request, error: Exception) -> Response:
-        return refusal(Refused(Code.INTERNAL, "Something broke in the router; the request id helps to find it."))
+        return refusal(Refused(Code.INTERNAL, "Something broke in the router; its log says what."), request)
 
     routes = [Route(path, endpoint, methods=["POST"]) for path, endpoint in endpoints.items()]
     routes += [
@@ -248,8 +252,9 @@ def json(value: object, *, status: int = 200) -> Response:
     return Response(msgspec.json.encode(value), status_code=status, media_type="application/json")
 
 
-def refusal(refused: Refused) -> Response:
+def refusal(refused: Refused, request: Request) -> Response:
     headers = {"retry-after": str(int(refused.retry_after_s) or 1)} if refused.retry_after_s else {}
-    headers["x-request-id"] = str(uuid.uuid4())
+    named = request.headers.get("x-request-id", "")
+    headers["x-request-id"] = named if REQUEST_ID.fullmatch(named.encode()) else str(uuid.uuid4())
     body = error_json(refused.code, refused.message, param=refused.param)
     return Response(body, status_code=row(refused.code).status, headers=headers, media_type="application/json")

@@ -153,7 +153,9 @@ async def test_other_paths_and_methods_get_errors_of_openais_shape() -> None:
     async with router_with(plays) as (router, _):
         assert (404, "not_found") == error_of(await router.client.post("/v1/audio/speech"))
         assert (404, "not_found") == error_of(await router.client.get("/nothing"))
-        assert (405, "method_not_allowed") == error_of(await router.client.get("/v1/chat/completions"))
+        refused = await router.client.get("/v1/chat/completions", headers={"x-request-id": "mine"})
+        assert (405, "method_not_allowed") == error_of(refused)
+        assert ("POST", "mine") == (refused.headers["allow"], refused.headers["x-request-id"])
 
 
 async def test_the_engines_own_400_is_passed_on_and_tried_nowhere_else() -> None:
