@@ -2,7 +2,8 @@
 
 Keys are chained hashes of blocks of the canonical prompt bytes, in a key space of this process (Python's keyed hash):
 nothing is asked of engines and nothing can be aimed at by a client. A block is known by the set of replicas it was
-sent to, kept as one integer with a bit per replica: intersecting the sets along the chain costs one `&` per block.
+sent to: a tuple of a few, or a row of bits. Whoever was sent a block was sent those before it, and these are forgotten
+later, so the sets along a chain lie in each other and need not be intersected.
 
 Forgetting is by generations, not by lists. Every replica owns two bits, a young and an old one. When it was sent half
 a cache of new blocks, the young bit becomes the old one and the old one is retired, so that what is believed cached
@@ -13,14 +14,15 @@ retiring its bits. Decides nothing. Source: routing.md section 2.6; SGLang's tre
 
 from __future__ import annotations
 
+import re
 from bisect import bisect_right
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 
 BLOCK_BYTES = 256
 EXACT_BLOCKS = 64
 DOUBLING_BLOCKS = 32
-READ_LIMIT = 256
-"""Sets whose rows are kept at hand."""
+FEW = 8
+"""Up to so many holders of a block are kept as a tuple, more as a row of bits."""
 
 
 def _edges(limit: int) -> tuple[int, ...]:
@@ -37,6 +39,9 @@ def _edges(limit: int) -> tuple[int, ...]:
 
 EDGES = _edges(1 << 20)
 SLICES = tuple(slice(start, end) for start, end in zip((0, *EDGES), EDGES, strict=False))
+SIZES = tuple(part.stop - part.start for part in SLICES)
+SET = re.compile(rb"[^\0]")
+BITS = tuple(tuple(bit for bit in range(8) if byte >> bit & 1) for byte in range(256))
 
 
 def chain(seed: str, prompt: bytes | memoryview) -> list[int]:
@@ -56,21 +61,49 @@ def _blocks(size: int) -> int:
     return bisect_right(EDGES, size)
 
 
-Match = list[tuple[int, int]]
-"""(bytes matched, bits of the replicas whose match ends there), growing; bits are this index's business."""
+class Many:
+    """More than a few bits, as a row of bits; never changed once a block has it."""
+
+    __slots__ = ("bits", "count", "read", "read_at")
+
+    def __init__(self, bits: bytearray, count: int) -> None:
+        self.bits = bits
+        self.count = count
+        """How many are set, those that were retired since included."""
+        self.read: list[int] = []
+        self.read_at = -1
+        """Rows of them, and how many bits had changed hands when they were read."""
+
+    def some(self, chance: float) -> Iterator[int]:
+        """Bits from a random place on, until nobody asks for more."""
+        start = int(chance * len(self.bits))
+        for begin, end in ((start, len(self.bits)), (0, start)):
+            for found in SET.finditer(self.bits, begin, end):
+                byte, at = self.bits[found.start()], 8 * found.start()
+                for bit in BITS[byte]:
+                    yield at + bit
+
+
+Holders = tuple[int, ...] | Many
+"""Bits of the replicas that were sent a block, some of them retired."""
+Match = list[tuple[int, Holders]]
+"""(bytes matched, who holds as much), growing. Who holds more of a prompt holds less of it too, so each set contains
+the next; what a set looks like is this index's business."""
 
 
 class PrefixIndex:
     """The replicas of one model, by row: small numbers that their owner hands out and keeps while they are added."""
 
-    __slots__ = ("_bits", "_free", "_half", "_live", "_new", "_old", "_read", "_retired", "_rows", "_young")
+    __slots__ = ("_bits", "_changes", "_free", "_half", "_new", "_old", "_retired", "_rows", "_young")
 
     def __init__(self) -> None:
-        self._young: dict[int, int] = {}
-        self._old: dict[int, int] = {}
+        self._young: dict[int, Holders] = {}
+        self._old: dict[int, Holders] = {}
+        """Of a block that is in both, the first knows all holders."""
         self._rows: list[int] = []
-        """Row of each bit; that of a retired bit means nothing."""
-        self._live = 0
+        """Row of each bit; -1 when nobody has it, or it was retired."""
+        self._changes = 0
+        """How often a bit changed hands."""
         self._free: list[int] = []
         self._retired: tuple[list[int], list[int]] = ([], [])
         """Bits retired in this turn of the dictionary, and in the one before: after the next no key has them."""
@@ -79,8 +112,6 @@ class PrefixIndex:
         self._half: dict[int, int] = {}
         """Bytes after which the young bit of a row becomes the old one."""
         self._new: dict[int, int] = {}
-        self._read: dict[int, list[int]] = {}
-        """Rows of some sets, as long as no bit changes hands."""
 
     def __len__(self) -> int:
         return len(self._young) + len(self._old)
@@ -110,21 +141,29 @@ class PrefixIndex:
         if row not in self._half or not keys:
             return
         bit, older = self._bits[row]
-        young, old, live = self._young, self._old, self._live
-        mask, both = 1 << bit, 1 << bit | 1 << older
-        fresh = 0
-        seen, joined = -1, 0
-        for depth, key in enumerate(keys):
-            now = young.get(key)
+        young, old = self._young, self._old
+        known = fresh = 0
+        seen: Holders | None = None
+        joined: Holders = ()
+        has = False
+        for key in keys:
+            here = young.get(key)
+            now = old.get(key) if here is None else here
             if now is None:
-                now = old.get(key, 0) & live
-            elif now & mask:
-                continue
-            if not now & both:
-                fresh += SLICES[depth].stop - SLICES[depth].start
-            if now != seen:  # neighbours in a chain mostly have the same set: let them share one integer
-                seen, joined = now, now | mask
-            young[key] = joined
+                break
+            if now is not seen:  # neighbours in a chain mostly share one set: it is looked at once
+                seen = now
+                has_young = _has(now, bit)
+                has = has_young or _has(now, older)
+                joined = now if has_young and here is not None else self._joined(now, bit)
+            if here is not joined:
+                young[key] = joined
+            if not has:
+                fresh += SIZES[known]
+            known += 1
+        if known < len(keys):  # behind a block that nobody has nobody has anything
+            young.update(dict.fromkeys(keys[known:], (bit,)))
+            fresh += EDGES[len(keys) - 1] - (EDGES[known - 1] if known else 0)
         self._new[row] += fresh
         if self._new[row] > self._half[row]:
             self._retire(older)
@@ -139,77 +178,118 @@ class PrefixIndex:
 
     def match(self, keys: list[int]) -> Match:
         young, old = self._young, self._old
-        left, size = self._live, 0
+        left: Holders | None = None
+        size = 0
         found: Match = []
         for key, edge in zip(keys, EDGES, strict=False):
             here = young.get(key)
-            if old and (before := old.get(key)) is not None:
-                here = before if here is None else here | before
             if here is None:
-                break
-            if here != left:
-                if size and (gone := left & ~here):
-                    found.append((size, gone))
-                left &= here
-                if not left:
-                    return found
+                here = old.get(key)
+                if here is None:
+                    break
+            if here is not left:
+                if left is not None:
+                    found.append((size, left))
+                left = here
             size = edge
-        if size:
+        if left is not None:
             found.append((size, left))
         return found
 
-    def rows(self, bits: int, limit: int) -> list[int]:
-        """Up to `limit` replicas of a set."""
-        found: dict[int, None] = {}
-        bits &= self._live
-        while bits and len(found) < limit:
-            bit = bits.bit_length() - 1
-            found[self._rows[bit]] = None
-            bits ^= 1 << bit
-        return list(found)
+    def most(self, match: Match, limit: int, *, too_many: float, chance: float) -> tuple[dict[int, float], Match]:
+        """Up to `limit` rows that hold most, with their bytes, best first, and what of the match was not read through.
+        Of many, those from a random place on (`chance` in [0, 1)); of more than `too_many`, none."""
+        out: dict[int, float] = {}
+        rows, unread = self._rows, len(match)
+        while unread and len(out) < limit:
+            size, holders = match[unread - 1]
+            if isinstance(holders, Many):
+                if holders.count > too_many:
+                    break
+                bits: Iterable[int] = holders.some(chance)
+            else:
+                bits = holders
+            for bit in bits:
+                row = rows[bit]
+                if row >= 0 and row not in out:
+                    if len(out) == limit:
+                        break
+                    out[row] = size
+            else:
+                unread -= 1
+        return out, match[:unread]
 
     def spread(self, match: Match, size: int) -> list[float]:
-        """Bytes that each of the first `size` rows has. Sets recur (a system prompt is everywhere), so their rows are
-        kept at hand."""
+        """Bytes that each of the first `size` rows has."""
         out = [0.0] * size
-        for matched, bits in match:
-            rows = self._read.get(bits)
-            if rows is None:
-                if len(self._read) >= READ_LIMIT:
-                    self._read.clear()
-                rows = self._read[bits] = self.rows(bits, size)
-            for row in rows:
+        for matched, holders in match:
+            for row in self._read(holders):
                 out[row] = matched
         return out
 
-    def matched(self, match: Match, rows: Iterable[int]) -> list[float]:
+    def matched(self, match: Match, rows: Sequence[int]) -> list[float]:
         """Bytes that each of some rows has."""
-        if not match:
-            return [0.0 for _ in rows]
-        width = len(self._rows) // 8
-        sets = [(float(size), bits.to_bytes(width, "little")) for size, bits in reversed(match)]
-        found = []
-        for row in rows:
-            young, old = self._bits[row]
-            for size, bits in sets:
-                if bits[young >> 3] >> (young & 7) & 1 or bits[old >> 3] >> (old & 7) & 1:
-                    found.append(size)
-                    break
+        out = [0.0] * len(rows)
+        for size, holders in match:
+            if isinstance(holders, Many):
+                bits = holders.bits.ljust(len(self._rows) >> 3, b"\0")
+                for place, row in enumerate(rows):
+                    young, old = self._bits[row]
+                    if bits[young >> 3] >> (young & 7) & 1 or bits[old >> 3] >> (old & 7) & 1:
+                        out[place] = size
             else:
-                found.append(0.0)
-        return found
+                theirs = self._read(holders)
+                for place, row in enumerate(rows):
+                    if row in theirs:
+                        out[place] = size
+        return out
+
+    def _joined(self, holders: Holders, bit: int) -> Holders:
+        """With one more, without those that were retired: others get their bits when all blocks were renewed."""
+        rows = self._rows
+        if isinstance(holders, tuple):
+            kept = [one for one in holders if rows[one] >= 0 and one != bit]
+            kept.append(bit)
+            if len(kept) <= FEW:
+                return tuple(kept)
+            bits = bytearray(len(rows) >> 3)
+            for one in kept:
+                bits[one >> 3] |= 1 << (one & 7)
+            return Many(bits, len(kept))
+        bits = holders.bits.ljust(len(rows) >> 3, b"\0")
+        for one in (*self._retired[0], *self._retired[1]):
+            bits[one >> 3] &= ~(1 << (one & 7))
+        bits[bit >> 3] |= 1 << (bit & 7)
+        return Many(bits, int.from_bytes(bits, "little").bit_count())
+
+    def _read(self, holders: Holders) -> list[int]:
+        """Rows of a set. A large one recurs (a system prompt is everywhere), so its rows are kept at hand."""
+        rows = self._rows
+        if isinstance(holders, tuple):
+            return [rows[bit] for bit in holders if rows[bit] >= 0]
+        if holders.read_at != self._changes:
+            holders.read = [rows[bit] for bit in holders.some(0.0) if rows[bit] >= 0]
+            holders.read_at = self._changes
+        return holders.read
 
     def _take(self, row: int) -> int:
         if not self._free:
             size = len(self._rows)
-            self._rows += [0] * max(64, size)
+            self._rows += [-1] * max(64, size)
             self._free = list(range(len(self._rows) - 1, max(size, 1) - 1, -1))
         bit = self._free.pop()
         self._rows[bit] = row
-        self._live |= 1 << bit
-        self._read.clear()
+        self._changes += 1
         return bit
 
     def _retire(self, bit: int) -> None:
-        self._live &= ~(1 << bit)
+        self._rows[bit] = -1
+        self._changes += 1
         self._retired[0].append(bit)
+
+
+def _has(holders: Holders, bit: int) -> bool:
+    if isinstance(holders, tuple):
+        return bit in holders
+    bits = holders.bits
+    return bit >> 3 < len(bits) and bool(bits[bit >> 3] >> (bit & 7) & 1)

@@ -140,8 +140,10 @@ class Ledger:
 
     def totals(self, *, routers: int, now: float) -> tuple[float, float, float]:
         """Sequences that decode, tokens that wait and KV tokens, of all routers: the three below in one look."""
-        tokens, sequences, context = self._other_tokens(routers), self.other_sequences, self.other_context
-        if now - self.reported_at > self._fresh_s:
+        tokens, sequences, context = self.other_tokens, self.other_sequences, self.other_context
+        if routers > 1:
+            tokens = self._other_tokens(routers)
+        if now - self.reported_at > self._fresh_s and (routers > 1 or tokens or sequences or context):
             tokens = self._others(tokens, self.waiting_tokens, routers, now)
             sequences = self._others(sequences, self.sequences, routers, now)
             context = self._others(context, self.context, routers, now)

@@ -126,24 +126,15 @@ def contenders(
 def candidate_rows(group: Group, match: Match, *, rng: Rng) -> tuple[list[int], list[float]]:
     """Who holds most of the prompt, who has least to do, and a few strangers, with the bytes that each holds: whom the
     rule would hardly ever pass over, at a cost that does not grow with the fleet."""
-    constants, index = group.constants, group.index
-    holders: dict[int, float] = {}
-    sets = list(match)
-    while sets and (room := constants.holders - len(holders)) > 0:
-        size, bits = sets[-1]
-        if 4 * bits.bit_count() > len(group):
-            break  # so many that some of them are among those with least to do
-        rows = index.rows(bits, room)
-        for row in rows:
-            holders.setdefault(row, float(size))
-        if len(rows) == room:
-            break
-        sets.pop()
+    constants, index, chance = group.constants, group.index, rng.random()
     size = len(group)
-    others = dict.fromkeys(group.shortlist.cheapest(constants.shortlist, rng.random()))
-    others.update(dict.fromkeys([int(rng.random() * size) for _ in range(constants.strangers)]))
+    # More than a quarter of the fleet: some of them are among those with least to do. A row may be there by two bits.
+    holders, unread = index.most(match, constants.holders, too_many=size / 4, chance=chance)
+    others = dict.fromkeys(group.shortlist.cheapest(constants.shortlist, chance))
+    for _ in range(constants.strangers):
+        others[int(rng.random() * size)] = None
     more = [row for row in others if row not in holders]
-    return [*holders, *more], [*holders.values(), *index.matched(sets, more)]
+    return [*holders, *more], [*holders.values(), *index.matched(unread, more)]
 
 
 def why_out(group: Group, rows: Iterable[int], exclude: Collection[str]) -> dict[str, str]:

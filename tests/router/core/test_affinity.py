@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from router.core.affinity import EDGES, READ_LIMIT, PrefixIndex, chain
+from router.core.affinity import EDGES, FEW, PrefixIndex, chain
 
 WHOLE = 1 << 40
 
@@ -54,9 +54,78 @@ def test_many_replicas_with_one_prefix_are_all_found() -> None:
     expected = [512.0] * 100
     expected[7] = 1024.0
     assert expected == matched(index, chain("m", b"s" * 512 + bytes([7]) * 512), 100)
-    ((_, rest), (_, seven)) = index.match(chain("m", b"s" * 512 + bytes([7]) * 512))
-    assert [7] == index.rows(seven, 4)
-    assert 4 == len(set(index.rows(rest, 4)))
+
+
+def test_who_holds_most_comes_first_and_of_many_some_from_a_random_place_on() -> None:
+    index = PrefixIndex()
+    for row in range(100):
+        index.add(row, capacity_bytes=WHOLE)
+        index.insert(row, chain("m", b"s" * 512 + bytes([row]) * 512))
+    match = index.match(chain("m", b"s" * 512 + bytes([7]) * 512))
+    some, unread = index.most(match, 4, too_many=1000, chance=0.0)
+    assert match[:1] == unread
+    assert [1024, 512, 512, 512] == list(some.values())
+    assert 7 == next(iter(some))
+    assert some.keys() != index.most(match, 4, too_many=1000, chance=0.5)[0].keys()
+    every, unread = index.most(match, 200, too_many=1000, chance=0.9)
+    assert (set(range(100)), []) == (every.keys(), unread)
+    assert ({7: 1024}, match[:1]) == index.most(match, 4, too_many=99, chance=0.0)
+
+
+def test_replicas_that_left_are_not_among_those_that_hold_most() -> None:
+    index = PrefixIndex()
+    keys = chain("m", b"s" * 512)
+    for row in range(2 * FEW):
+        index.add(row, capacity_bytes=WHOLE)
+        index.insert(row, keys)
+        assert set(range(row + 1)) == index.most(index.match(keys), 99, too_many=99, chance=0.5)[0].keys()
+    for row in range(2 * FEW):
+        index.remove(row)
+        assert set(range(row + 1, 2 * FEW)) == index.most(index.match(keys), 99, too_many=99, chance=0.5)[0].keys()
+
+
+def test_sets_read_once_follow_the_replicas_that_come_and_go() -> None:
+    index = PrefixIndex()
+    keys = chain("m", b"s" * 512)
+    for row in range(2 * FEW):
+        index.add(row, capacity_bytes=WHOLE)
+        index.insert(row, keys)
+    assert [512.0] * 2 * FEW == matched(index, keys, 2 * FEW)
+    index.remove(3)
+    assert 0.0 == matched(index, keys, 2 * FEW)[3]
+    index.add(3, capacity_bytes=WHOLE)
+    assert 0.0 == matched(index, keys, 2 * FEW)[3]
+
+
+def test_retired_bits_are_given_to_others_only_when_no_block_has_them() -> None:
+    index = PrefixIndex()
+    keys = chain("m", b"s" * 512)
+    for row in range(2 * FEW):
+        index.add(row, capacity_bytes=WHOLE)
+        index.insert(row, keys)
+    few = chain("m", b"f" * 512)
+    index.insert(0, few)
+    for other in range(30):
+        index.add(0, capacity_bytes=WHOLE)  # started anew: it holds nothing
+        index.turn()
+        index.insert(1, keys)
+        index.insert(1 + other % 2, few)
+        assert 0.0 == matched(index, keys, 2 * FEW)[0]
+        assert 0.0 == matched(index, few, 2 * FEW)[0]
+    assert 64 >= len(index._rows)
+
+
+def test_sets_from_before_there_were_more_rows_are_asked_for_later_rows() -> None:
+    index = PrefixIndex()
+    keys = chain("m", b"s" * 512)
+    for row in range(2 * FEW):
+        index.add(row, capacity_bytes=WHOLE)
+        index.insert(row, keys)
+    for row in range(2 * FEW, 200):
+        index.add(row, capacity_bytes=WHOLE)
+    assert 0.0 == matched(index, keys, 200)[199]
+    index.insert(199, keys)
+    assert 512.0 == matched(index, keys, 200)[199]
 
 
 def test_a_removed_replica_has_nothing_and_takes_nothing() -> None:
@@ -124,14 +193,3 @@ def test_more_rows_than_at_first_are_kept_apart() -> None:
     index.insert(40, chain("m", b"a" * 256))
     assert 256.0 == matched(index, chain("m", b"a" * 256), 41)[40]
     assert EDGES[0] == 256
-
-
-def test_only_so_many_sets_are_kept_at_hand() -> None:
-    index = PrefixIndex()
-    for row in range(READ_LIMIT + 2):
-        index.add(row, capacity_bytes=WHOLE)
-    for row in range(READ_LIMIT + 2):
-        keys = chain("m", row.to_bytes(2, "big") * 128)
-        index.insert(row, keys)
-        assert 256.0 == matched(index, keys, READ_LIMIT + 2)[row]
-    assert 2 == len(index._read)
