@@ -29,7 +29,7 @@ async def ensure_tenant(registry: Registry, tenant: Tenant, *, changes: dict[str
         if after == before:
             return ""
         if await registry.put_if(key(tenant), encode(after), revision=entry.revision if entry else 0) is not None:
-            return f"tenant {tenant.tenant} was " + ("changed" if before else "made")
+            return f"tenant {tenant.tenant} was made" if before is None else _changed(before, after)
     raise Failed(f"tenant {tenant.tenant} is being changed by others just now; try again.")
 
 
@@ -78,6 +78,20 @@ async def _records(registry: Registry, kind: type[R]) -> list[tuple[int, R]]:
         except UnreadableRecord:
             continue
     return found
+
+
+def _changed(before: Tenant, after: Tenant) -> str:
+    """With what it was and is: a key that is made for a tenant may change what all its other keys may do."""
+    told = [
+        f"{field}: {_shown(getattr(before, field))} -> {_shown(getattr(after, field))}"
+        for field in Tenant.__struct_fields__
+        if getattr(before, field) != getattr(after, field)
+    ]
+    return f"tenant {after.tenant} was changed, for all its keys: {'; '.join(told)}"
+
+
+def _shown(value: object) -> str:
+    return ", ".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
 def _not_one(name: str, found: int) -> str:

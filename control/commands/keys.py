@@ -137,7 +137,7 @@ def _set(args: argparse.Namespace, env: Mapping[str, str]) -> int:
 async def _set_tenant(args: argparse.Namespace, env: Mapping[str, str]) -> int:
     changes = _changes(args)
     if not changes:
-        raise Misused("say what to change: --models, --priority, --resume or --resume-bytes.")
+        raise Misused("say what to change: --models, --priority, --weight, --resume, --resume-bytes or --disabled.")
     tenant = msgspec.structs.replace(Tenant(tenant=_slash_free(args.tenant)), **changes)
     async with registry_of(read_reach(args, env)) as registry:
         told = await access.ensure_tenant(registry, tenant, changes=changes)
@@ -149,9 +149,13 @@ def _changes(args: argparse.Namespace) -> dict[str, object]:
     """What the flags say of the tenant."""
     if args.resume_bytes is not None and args.resume_bytes < 1024:
         raise Misused("--resume-bytes: an event alone takes some hundred bytes; give 1024 or more.")
+    if args.weight is not None and not 0.0 < args.weight < float("inf"):
+        raise Misused("--weight: give a number above 0; a tenant of weight 2 has twice the turns of one of weight 1.")
     wanted = {
         "models": tuple(m.strip() for m in args.models.split(",") if m.strip()) if args.models else None,
         "priority": args.priority,
+        "weight": args.weight,
+        "disabled": {"yes": True, "no": False, None: None}[args.disabled],
         "resume_buffer_s": _seconds(args.resume, "--resume") if args.resume else None,
         "resume_buffer_bytes": args.resume_bytes,
     }
@@ -181,6 +185,7 @@ def _configure_keys(parser: argparse.ArgumentParser) -> None:
     create.add_argument("--tenant", default="default", help="who the key belongs to (default: default)")
     create.add_argument("--label", default="", help="a word to know the key by")
     _add_tenant_flags(create)
+    create.set_defaults(disabled=None)
     create.add_argument("--expires", metavar="DURATION", help="such as 30d (default: never)")
     listing = _action(actions, "list", _list, "list keys by the start of their hash", "keys list --json")
     listing.add_argument("--json", action="store_true", help="print JSON for programs")
@@ -195,12 +200,14 @@ def _configure_tenants(parser: argparse.ArgumentParser) -> None:
     setting = _action(actions, "set", _set, "make a tenant, or change what is named", "tenants set acme --resume 30s")
     setting.add_argument("tenant", help="its name")
     _add_tenant_flags(setting)
+    setting.add_argument("--disabled", choices=("yes", "no"), help="refuse all its keys, or take them again")
 
 
 def _add_tenant_flags(parser: argparse.ArgumentParser) -> None:
     bound = Tenant(tenant="").resume_buffer_bytes
     parser.add_argument("--models", metavar="A,B", help="models the tenant may use (default for a new tenant: all)")
     parser.add_argument("--priority", type=int, help="of the tenant's requests; more goes first (default: 0)")
+    parser.add_argument("--weight", type=float, help="its share of turns where tenants queue (default: 1)")
     parser.add_argument(
         "--resume",
         metavar="DURATION",
@@ -243,5 +250,7 @@ KEYS = Command(
     ),
 )
 TENANTS = Command(
-    run=_do, configure=_configure_tenants, examples=lines("tenants list", "tenants set acme --resume 30s")
+    run=_do,
+    configure=_configure_tenants,
+    examples=lines("tenants list", "tenants set acme --resume 30s", "tenants set acme --weight 2 --models sim-chat"),
 )

@@ -21,7 +21,10 @@ async def test_only_what_was_named_is_changed_in_a_tenant() -> None:
     registry = MemoryRegistry()
     await access.ensure_tenant(registry, Tenant(tenant="acme", models=("a",), priority=3), changes={})
     told = await access.ensure_tenant(registry, Tenant(tenant="acme"), changes={"priority": 9})
-    assert "tenant acme was changed" == told
+    assert "tenant acme was changed, for all its keys: priority: 3 -> 9" == told
+    told = await access.ensure_tenant(registry, Tenant(tenant="acme"), changes={"models": ("b", "c")})
+    assert "tenant acme was changed, for all its keys: models: a -> b, c" == told
+    await access.ensure_tenant(registry, Tenant(tenant="acme"), changes={"models": ("a",)})
     assert [Tenant(tenant="acme", models=("a",), priority=9)] == await access.list_tenants(registry)
 
 

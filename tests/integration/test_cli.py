@@ -76,6 +76,14 @@ def test_the_resume_of_broken_clients_is_set_with_a_key_or_for_a_tenant_and_chan
     assert {"tenant": "keeper", "priority": 5, "resume_buffer_s": 60.0, "resume_buffer_bytes": 65536} == tenant
 
 
+def test_a_tenant_is_disabled_and_taken_again_and_its_share_is_set(cli: Cli) -> None:
+    assert 0 == cli("tenants", "set", "shared", "--weight", "2").returncode
+    told = cli("tenants", "set", "shared", "--disabled", "yes", "--weight", "3").stdout
+    assert "tenant shared was changed, for all its keys: weight: 2.0 -> 3.0; disabled: False -> True" in told
+    assert "disabled: True -> False" in cli("tenants", "set", "shared", "--disabled", "no").stdout
+    assert 2 == cli("tenants", "set", "shared", "--weight", "0").returncode
+
+
 def test_a_revoked_key_is_listed_as_revoked(cli: Cli) -> None:
     made_key = cli("keys", "create", "--tenant", "revoked-tenant").stdout.strip()
     (record,) = [r for r in json.loads(cli("keys", "list", "--json").stdout) if r["tenant"] == "revoked-tenant"]
