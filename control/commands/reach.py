@@ -16,6 +16,7 @@ from typing import Annotated, TypeVar
 import msgspec
 from msgspec import Meta
 
+from control.core import durations
 from control.errors import Failed
 from control.rundir import Run, RunDir
 from wire.connect import RegistrySettings, connect
@@ -71,8 +72,9 @@ async def registry_of(reach: Reach) -> AsyncIterator[Registry]:
         yield registry
     except RegistryUnavailable as error:
         raise Failed(
-            f"no registry answers at {', '.join(reach.settings.registry.endpoints)}; start one with `switchyard up`, "
-            "or say where yours is with --registry-endpoints HOST:PORT."
+            f"no registry answers at {', '.join(reach.settings.registry.endpoints)} within "
+            f"{durations.show(reach.settings.registry.timeout_s)}; start one with `switchyard up`, say where yours is "
+            "with --registry-endpoints HOST:PORT, or wait longer for a slow one with --registry-timeout-s."
         ) from error
     finally:
         await registry.close()

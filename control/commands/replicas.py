@@ -72,7 +72,7 @@ def _printer(env: Mapping[str, str]) -> Callable[[pb.Progress], None]:
         nonlocal last
         step = f"{progress.replica}: {progress.phase}".removeprefix(": ")
         percent = f" {progress.fraction:.0%}" if 0 < progress.fraction < 1 else ""
-        text = f"{step}{percent}" + (f" ({progress.detail})" if progress.detail else "")
+        text = f"{step}{percent}" + (f" ({progress.detail})" if progress.detail not in ("", progress.phase) else "")
         if live:
             sys.stdout.write(("\x1b[1A\x1b[2K" if step == last else "") + text + "\n")
         elif text not in shown:
