@@ -68,8 +68,19 @@ def _drained(life: Lifecycle, name: str, now: float) -> tuple[bool, str]:
     if life.held.stop:
         return life.phase not in ALIVE, ""
     if not life.drained and life.leave_limit_passed(now):
-        return False, f"{life.streams} streams of {name} still run; drain again with a longer limit, or with stop"
+        return False, f"{name}: {_left(life.streams)}; drain again with a longer --limit, or with --stop"
     return life.drained, ""
+
+
+def _left(streams: int) -> str:
+    """None left is not drained yet: no look has shown it since the replica takes nothing new."""
+    match streams:
+        case 0:
+            return "the limit was over before it was seen to be empty"
+        case 1:
+            return "1 stream still runs"
+        case _:
+            return f"{streams} streams still run"
 
 
 def _failed(life: Lifecycle, name: str) -> str:

@@ -55,7 +55,17 @@ def test_a_drain_that_passes_its_limit_says_how_many_streams_still_run() -> None
     life = told(CameUp(1), Hold(10))
     life.handle(Streams(1, 2, began=1.0), 1.0)
     assert (
-        "2 streams of m still run; drain again with a longer limit, or with stop"
+        "m: 2 streams still run; drain again with a longer --limit, or with --stop"
+        == seen(Command.DRAIN, life, 10.0).error
+    )
+    life.handle(Streams(1, 1, began=2.0), 2.0)
+    assert "m: 1 stream still runs; drain again" in seen(Command.DRAIN, life, 10.0).error
+
+
+def test_a_drain_whose_limit_was_shorter_than_a_look_does_not_speak_of_streams() -> None:
+    life = told(CameUp(1), Hold(10))
+    assert (
+        "m: the limit was over before it was seen to be empty; drain again with a longer --limit, or with --stop"
         == seen(Command.DRAIN, life, 10.0).error
     )
 
