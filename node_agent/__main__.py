@@ -18,9 +18,10 @@ from wire.settings import SettingsError, add_flags, read, render
 
 def main() -> int:
     parser = argparse.ArgumentParser(
-        prog="python -m node_agent",
+        prog="switchyard node-agent",
         description="Keep the promised engines of this host alive and report their load.",
-        epilog="example: python -m node_agent --config node_agent/sample.toml --print-settings",
+        epilog="example: switchyard node-agent --config node_agent/sample.toml --print-settings",
+        allow_abbrev=False,
     )
     add_flags(parser, NodeAgentSettings, section=SECTION)
     flags = vars(parser.parse_args())
@@ -35,7 +36,7 @@ def main() -> int:
             return 0
         asyncio.run(run(settings))
     except SettingsError as error:
-        sys.stderr.write(f"node agent: {error}\n")
+        sys.stderr.write(f"switchyard node-agent: {error}\n")
         return 2
     return 0
 

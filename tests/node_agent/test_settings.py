@@ -47,7 +47,7 @@ def test_a_wrong_file_ends_with_a_sentence_and_no_traceback(tmp_path: Path) -> N
     env = {**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'proto'}"}
     ended = subprocess.run(command, env=env, capture_output=True, text=True, timeout=60, check=False)
     assert 2 == ended.returncode
-    assert ended.stderr.startswith("node agent: ")
+    assert ended.stderr.startswith("switchyard node-agent: ")
     assert "port" in ended.stderr
     assert "Traceback" not in ended.stderr
 
