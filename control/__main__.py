@@ -9,6 +9,7 @@ import os
 import sys
 
 from control.app import serve
+from control.errors import Failed
 from control.settings import ControlSettings
 from wire.settings import SettingsError, add_flags, read, render
 
@@ -35,7 +36,11 @@ def main() -> int:
         print(render(settings, origins, section=SECTION))
         return 0
     logging.basicConfig(level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    asyncio.run(serve(settings))
+    try:
+        asyncio.run(serve(settings))
+    except Failed as error:
+        print(f"switchyard control: {error}", file=sys.stderr)
+        return 1
     return 0
 
 
