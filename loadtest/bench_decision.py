@@ -152,7 +152,7 @@ def index_memory(blocks: int, replicas: int) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m loadtest.bench_decision", description=__doc__)
     parser.add_argument("--sizes", type=int, nargs="+", default=[4, 16, 64, 256, 1000, 10_000])
     parser.add_argument("--prompt-bytes", type=int, default=8192)
     arguments = parser.parse_args()

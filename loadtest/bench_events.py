@@ -46,7 +46,7 @@ _IDS = re.compile(rb',"(?:prompt_)?token_ids":\[[^\]]*\]')
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser = argparse.ArgumentParser(prog="python -m loadtest.bench_events", description=__doc__.partition("\n")[0])
     parser.add_argument("--rounds", type=int, default=40)
     rounds = parser.parse_args().rounds
     asked = read(PATH, BODY)

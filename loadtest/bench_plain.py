@@ -156,7 +156,7 @@ def plain_us(*, requests: int = 300, rounds: int = 15, replicas: int = 2) -> flo
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m loadtest.bench_plain", description=__doc__)
     parser.add_argument("--requests", type=int, default=300)
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--replicas", type=int, default=2)

@@ -46,7 +46,7 @@ def dearer(found: dict[str, float], accepted: dict[str, float], *, slack: float)
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m loadtest.bench_ratios", description=__doc__)
     parser.add_argument("--slack", type=float, default=0.3, help="share by which a cost may be above the accepted one")
     parser.add_argument("--accept", action="store_true", help="write the figures instead of comparing with them")
     arguments = parser.parse_args()

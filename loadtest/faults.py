@@ -168,8 +168,9 @@ def _by_kind(faults: Sequence[str]) -> dict[Kind, list[str]]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m loadtest.faults", description=(__doc__ or "").splitlines()[0])
+    only = f"may be repeated (default: all): {'; '.join(sorted(FAULTS))}"
     parser.add_argument("--away", type=float, default=4.0, metavar="SECONDS", help="of agent and registry")
-    parser.add_argument("--only", action="append", default=[], choices=sorted(FAULTS))
+    parser.add_argument("--only", action="append", default=[], choices=sorted(FAULTS), metavar="FAULT", help=only)
     parser.add_argument("--embedded", action="store_true", help="the embedded registry, which forgets leased records")
     args = parser.parse_args(argv)
     print("| what breaks | running streams | new requests | right again after |")
