@@ -52,6 +52,7 @@ class Client:
     def __init__(self) -> None:
         self.gone = False
         self.started = True
+        self.paused = False
         self.got: list[bytes] = []
         self.on_pause: Callable[[], None] = lambda: None
         self.on_resume: Callable[[], None] = lambda: None
