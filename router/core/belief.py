@@ -80,8 +80,7 @@ class Belief:
                 group.restart(state, load.generation)
             if state.load is None or state.load.adapters != load.adapters:
                 group.adapters_changed()
-            state.load = load
-            state.ledger.reconcile(load, now)
+            state.hear(load, now)
         self.refresh(node, now)
 
     def node_lost(self, name: str, now: float) -> None:
@@ -120,7 +119,7 @@ class Belief:
         """Something was sent to it, started or ended: its neighbours on the GPU feel it too."""
         if replica.row >= 0:
             for state in replica.node.replicas:
-                self.groups[state.record.model, state.record.task is Task.EMBED].touch(state.row)
+                state.stale.add(state.row)
         elif not replica.ledger.entries and replica in self._leaving:
             self._leaving.remove(replica)
 

@@ -9,10 +9,13 @@ from __future__ import annotations
 from math import inf
 
 from router.core.constants import Constants
+from router.core.ledger import Ledger
 from router.core.outlier import Standing
 from router.core.replica import LOADABLE, ReplicaState
 from router.core.score import kv_barrier_ms, kv_slope_ms
 from wire.records import ModelState
+
+READY_STATE = ModelState.READY
 
 
 def why_not(replica: ReplicaState) -> str:
@@ -27,8 +30,6 @@ def why_not(replica: ReplicaState) -> str:
 
 def barred(replica: ReplicaState, now: float) -> str:
     """Why health keeps it from being sent requests as long as others can serve; empty when it does not."""
-    if replica.health.standing is Standing.SERVING:
-        return ""
     match replica.health.at(now):
         case Standing.EJECTED:
             return "ejected after failures"
@@ -43,44 +44,48 @@ def figures_of(
 ) -> list[float]:
     """The replica's column, in the order of `score.py`; `able` when nothing is to be said by `why_not`, `elder_since`
     when the first of the model's ready replicas became so."""
-    cost, prior, ledger, node = replica.cost, replica.cost.prior, replica.ledger, replica.node
-    decoding, backlog, context = ledger.totals(routers=routers, now=now)
-    ready = replica.current is ModelState.READY
-    waiting = len(ledger.queue)
-    more, ahead = _neighbours(replica, routers=routers, now=now) if len(node.replicas) > 1 else (0.0, 0.0)
-    step = prior.step_ms + prior.sequence_ms * decoding + prior.context_ms * context + more
-    room = 1.0 / max(constants.min_step_tokens, _batch_tokens(replica) - decoding)
+    cost, ledger, node, report = replica.cost, replica.ledger, replica.node, replica.load
+    prior = cost.prior
+    decoding, backlog, context = ledger.totals(routers, now)
+    ready = replica.current is READY_STATE
+    waiting, entries = len(ledger.queue), len(ledger.entries)
+    more, ahead = _neighbours(replica, routers, now) if len(node.replicas) > 1 else (0.0, 0.0)
+    sequence_ms = prior.sequence_ms
+    step = prior.step_ms + sequence_ms * decoding + prior.context_ms * context + more
+    room = 1.0 / max(constants.min_step_tokens, replica.batch_tokens - decoding)
     prefill_ms = cost.prefill * prior.prefill_ms
-    slowness = _slowness(replica, now, constants)
-    ramp = 1.0
-    if now - replica.ready_since < constants.slow_start_s:
-        ramp = _ramp(now - replica.ready_since, now - elder_since, constants)
+    slowness = node.slowness.at(now)
+    if waiting:
+        slowness = _at_least(slowness, ledger, now, constants)
+    age_s = now - replica.ready_since
+    ramp = _ramp(age_s, now - elder_since, constants) if age_s < constants.slow_start_s else 1.0
     speed = slowness * ramp
-    per_token = 1.0 / replica.capacity_tokens()
+    per_token = replica.token_kv
     used = (context + backlog) * per_token
     network = node.rtt_ms.value + prior.overhead_ms
     load = 0.0 if ready else _load_ms(replica, now, constants)
     health = _health_ms(replica, now, constants)
-    pace = slowness * cost.decode * (step + prior.sequence_ms)
-    pace += slowness * prefill_ms * backlog * room  # a prefill ahead of us runs between our tokens
+    decode = slowness * cost.decode
+    slow_prefill = slowness * prefill_ms
+    steps_ahead = backlog * room
+    pace = decode * (step + sequence_ms) + slow_prefill * steps_ahead  # a prefill ahead of us runs between our tokens
     step *= cost.step
     base = network + load + health + speed * (0.5 * step + ahead + backlog * prefill_ms)
     base += kv_barrier_ms(used, constants)
-    report = replica.load
     return [
         base if able else inf,
         speed * step,
         speed * prefill_ms,
         speed * cost.prefill * prior.attention_ms,
         room,
-        backlog * room,
+        steps_ahead,
         used,
         per_token,
         kv_slope_ms(used, per_token, constants),
         pace if able else inf,
-        slowness * cost.decode * prior.context_ms,
+        decode * prior.context_ms,
         replica.hit.value,
-        constants.harm_weight * slowness * prefill_ms * (decoding + waiting),
+        constants.harm_weight * slow_prefill * (decoding + waiting),
         1.0 if able and ready else 0.0,
         replica.uncertainty.value,
         network,
@@ -90,25 +95,25 @@ def figures_of(
         ramp,
         backlog,
         ahead,
-        float(len(ledger.entries)),
+        float(entries),
         float(report.waiting if report is not None else waiting),
-        float(report.running if report is not None else len(ledger.entries) - waiting),
+        float(report.running if report is not None else entries - waiting),
         min(1.0, context * per_token),
         replica.latency_ms,
     ]
 
 
-def _neighbours(replica: ReplicaState, *, routers: int, now: float) -> tuple[float, float]:
+def _neighbours(replica: ReplicaState, routers: int, now: float) -> tuple[float, float]:
     """What all other models on the same GPU add."""
     step = prefill = 0.0
     for other in replica.node.replicas:
-        if other is not replica and other.current is ModelState.READY:
-            more, work = _beside(other, routers=routers, now=now)
+        if other is not replica and other.current is READY_STATE:
+            more, work = _beside(other, routers, now)
             step, prefill = step + more, prefill + work
     return step, prefill
 
 
-def _beside(other: ReplicaState, *, routers: int, now: float) -> tuple[float, float]:
+def _beside(other: ReplicaState, routers: int, now: float) -> tuple[float, float]:
     """What another model on the same GPU adds: to each step while it decodes, and its prefill."""
     decoding = other.ledger.decoding(routers=routers, now=now)
     backlog = other.ledger.backlog(routers=routers, now=now)
@@ -118,18 +123,13 @@ def _beside(other: ReplicaState, *, routers: int, now: float) -> tuple[float, fl
     return prior.step_ms + prior.sequence_ms * decoding, other.cost.prefill * prior.prefill_ms * backlog
 
 
-def _batch_tokens(replica: ReplicaState) -> float:
-    return float(replica.record.max_batch_tokens) or replica.cost.prior.batch_tokens
-
-
-def _slowness(replica: ReplicaState, now: float, constants: Constants) -> float:
-    """What was learned, or more when a request has already waited longer than that explains."""
-    learned = replica.node.slowness.at(now)
-    oldest = replica.ledger.oldest_waiting()
+def _at_least(learned: float, ledger: Ledger, now: float, constants: Constants) -> float:
+    """The slowness that was learned, or more when a request has already waited longer than that explains."""
+    oldest = ledger.oldest_waiting()
     if oldest is None or oldest.expected_ms <= 0.0:
         return learned
-    waited_ms = 1000.0 * (now - oldest.sent_at)
-    return max(learned, constants.censored_share * waited_ms / oldest.expected_ms)
+    seen = constants.censored_share * 1000.0 * (now - oldest.sent_at) / oldest.expected_ms
+    return max(learned, seen)
 
 
 def _ramp(age_s: float, elder_s: float, constants: Constants) -> float:
@@ -161,13 +161,13 @@ def _load_ms(replica: ReplicaState, now: float, constants: Constants) -> float:
 def _health_ms(replica: ReplicaState, now: float, constants: Constants) -> float:
     """What failures, an agent's silence and an engine's stillness cost. They add up: a silent agent knows nothing newer
     of an engine that stood still when it last spoke."""
-    total = replica.health.penalty_ms(now)
-    load = replica.load
+    health, load, ledger = replica.health, replica.load, replica.ledger
+    total = health.penalty_ms(now) if health.penalised else 0.0
     if load is None:
         return total
-    unanswered = bool(load.running or load.waiting) and replica.ledger.scrape_overdue(now)
-    if replica.node.lost or unanswered or replica.ledger.silence_s(now):
+    late = ledger.scrape_overdue(now) and (bool(load.running or load.waiting) or ledger.silent(now))
+    if late or replica.node.lost:  # figures are never newer than the report that brought them
         total += constants.suspect_ms
     # A frozen engine brings no token, or does not even answer its agent's scrape any more.
-    still_s = max(load.idle_s, load.scraped_age_s)
+    still_s = max(load.scraped_age_s, load.idle_s)
     return total + 1000.0 * still_s if still_s > constants.stall_after_s else total

@@ -16,8 +16,9 @@ import numpy as np
 from router.core.affinity import PrefixIndex
 from router.core.checks import Checks
 from router.core.constants import Constants
-from router.core.figures import barred, figures_of, why_not
+from router.core.figures import READY_STATE, barred, figures_of, why_not
 from router.core.learn import Mean
+from router.core.outlier import Standing
 from router.core.replica import ReplicaState
 from router.core.score import (
     BASE,
@@ -39,6 +40,7 @@ from router.core.score import (
 from router.core.shortlist import Shortlist
 from wire.records import ModelState
 
+SERVING = Standing.SERVING
 KEEPS_CACHE = frozenset({ModelState.READY, ModelState.DRAINING})
 TYPICAL_TOKENS = 512.0
 """Prompt for which the shortlist is ordered."""
@@ -73,7 +75,7 @@ class Group:
         self.hots: list[Hot] = []
         """The same, but only those that make a score."""
         self._touched: set[int] = set()
-        """Rows whose figures are out of date."""
+        """Rows to whose replicas something happened: their figures are made anew before they are used."""
         self._table = np.repeat(EMPTY, SMALL, axis=1)
         self._views: list[Array] = []
         """Of the table, one per figure, as long as there are rows."""
@@ -120,7 +122,7 @@ class Group:
             if row >= self._table.shape[1]:
                 self._table = np.concatenate((self._table, np.repeat(EMPTY, row, axis=1)), axis=1)
             self._views = [self._table[figure, : row + 1] for figure in range(FIGURES)]
-        replica.row = row
+        replica.row, replica.stale = row, self._touched
         self._elder_since = None
         self._rename()
         self._forget_cache(replica)
@@ -140,10 +142,6 @@ class Group:
         self._elder_since = None
         self._adapters.clear()
 
-    def touch(self, row: int) -> None:
-        """Something happened to the replica there: its figures are made anew before they are used."""
-        self._touched.add(row)
-
     def refresh(self, replica: ReplicaState, now: float) -> None:
         before, state = replica.look(now)
         if before is not state:
@@ -151,12 +149,13 @@ class Group:
             self._adapters.clear()
             if before in KEEPS_CACHE and state not in KEEPS_CACHE:
                 self._forget_cache(replica)
-        row = replica.row
-        unable = why_not(replica)
+        row, record = replica.row, replica.node.record
+        serves = state is READY_STATE and (record is None or not record.draining)
+        unable = "" if serves else why_not(replica)
         figures = figures_of(
             replica,
             able=not unable,
-            elder_since=self._elder(),
+            elder_since=self._elder() if self._elder_since is None else self._elder_since,
             routers=self.routers,
             now=now,
             constants=self.constants,
@@ -165,8 +164,11 @@ class Group:
         self._write(row, figures)
         if figures[KV_TOKEN] > self._kv_token:
             self._kv_token = figures[KV_TOKEN]
-        _note(self.barred, row, barred(replica, now))
-        _note(self.unable, row, unable)
+        out = "" if replica.health.standing is SERVING else barred(replica, now)
+        if out or self.barred:
+            _note(self.barred, row, out)
+        if unable or self.unable:
+            _note(self.unable, row, unable)
         self._ages[row] = now
         self._ages.move_to_end(row)
         if self.large:

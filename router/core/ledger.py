@@ -16,6 +16,8 @@ from router.core.model import ReplicaLoad
 
 RECENT_S = 1.0
 """Starts and ends younger than a report's figures are remembered so long."""
+DISORDER_S = 0.1
+"""A start or an end may be told so much later than another that came after it."""
 
 
 class Entry:
@@ -48,6 +50,7 @@ class Ledger:
         "sent",
         "sequences",
         "typical",
+        "waiting_sequences",
         "waiting_tokens",
     )
 
@@ -60,6 +63,7 @@ class Ledger:
         """Those without a token yet."""
         self.sent = sent
         self.waiting_tokens = 0.0
+        self.waiting_sequences = 0
         self.sequences = 0
         """Ours that decode."""
         self.context = 0.0
@@ -80,6 +84,7 @@ class Ledger:
         entry = Entry(index=self.sent, uncached=uncached, context=context, sequences=sequences, sent_at=now)
         self.entries[entry.index] = self.queue[entry.index] = entry
         self.waiting_tokens += uncached
+        self.waiting_sequences += sequences
         self.typical += (uncached - self.typical) * (0.05 if self.typical else 1.0)
         return entry
 
@@ -112,17 +117,20 @@ class Ledger:
         """Take from the report what is not ours."""
         since = now - load.scraped_age_s
         self.seen = seen = load.seen
-        own_tokens, own_sequences = 0.0, 0
-        for entry in self.entries.values():
-            if entry.index > seen:
+        own_tokens, own_sequences = self.waiting_tokens, self.sequences + self.waiting_sequences
+        for entry in reversed(self.entries.values()):  # newest first: only what the report cannot know is looked at
+            if entry.index <= seen:
                 break
-            own_sequences += entry.sequences
+            own_sequences -= entry.sequences
             if not entry.started:
-                own_tokens += entry.uncached
-        for when, index, tokens, sequences in self._changes:
+                own_tokens -= entry.uncached
+        for when, index, tokens, sequences in reversed(self._changes):
+            if when <= since - DISORDER_S:
+                break
             if when > since and index <= seen:
                 own_tokens += tokens
                 own_sequences += sequences
+        own_tokens = max(0.0, own_tokens)
         reported = load.waiting_uncached_tokens
         if reported < 0:
             reported = load.waiting * self.typical
@@ -138,7 +146,7 @@ class Ledger:
         self.other_tokens = self.other_sequences = self.other_context = self.own_reported = 0.0
         self._changes.clear()
 
-    def totals(self, *, routers: int, now: float) -> tuple[float, float, float]:
+    def totals(self, routers: int, now: float) -> tuple[float, float, float]:
         """Sequences that decode, tokens that wait and KV tokens, of all routers: the three below in one look."""
         tokens, sequences, context = self.other_tokens, self.other_sequences, self.other_context
         if routers > 1:
@@ -161,6 +169,10 @@ class Ledger:
     def oldest_waiting(self) -> Entry | None:
         """Ours that has waited longest for its first token: evidence of slowness before it ends."""
         return next(iter(self.queue.values()), None)
+
+    def silent(self, now: float) -> bool:
+        """Whether the agent's report is overdue."""
+        return now - self.reported_at > self._fresh_s
 
     def silence_s(self, now: float) -> float:
         """Seconds by which the agent's report is overdue, 0 while it is in time. Its figures may be older: an idle
@@ -186,6 +198,7 @@ class Ledger:
 
     def _stop_waiting(self, entry: Entry, now: float) -> None:
         del self.queue[entry.index]
+        self.waiting_sequences -= entry.sequences
         self.waiting_tokens = max(0.0, self.waiting_tokens - entry.uncached) if self.queue else 0.0
         self._note(now, entry.index, entry.uncached, 0 if entry.started else entry.sequences)
 

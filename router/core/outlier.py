@@ -48,6 +48,11 @@ class Health:
         self._penalty_ms = 0.0
         self._penalty_at = 0.0
 
+    @property
+    def penalised(self) -> bool:
+        """Whether anything is left to be asked for with `penalty_ms`."""
+        return self._penalty_ms > 0.0
+
     def penalty_ms(self, now: float) -> float:
         if not self._penalty_ms:
             return 0.0

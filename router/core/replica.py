@@ -17,6 +17,7 @@ from router.core.outlier import Health
 from wire.records import ModelState, Node, Replica
 
 LOADABLE = frozenset({ModelState.LOADING, ModelState.SLEEPING, ModelState.ON_DISK})
+DRAINING = ModelState.DRAINING
 PEAK_DECAY_S = 10.0
 
 
@@ -43,6 +44,7 @@ class ReplicaState:
     __slots__ = (
         "_latency_at",
         "asked_at",
+        "batch_tokens",
         "constants",
         "cost",
         "current",
@@ -59,6 +61,8 @@ class ReplicaState:
         "record_at",
         "row",
         "since",
+        "stale",
+        "token_kv",
         "unanswered_asks",
         "uncertainty",
         "used_at",
@@ -74,8 +78,13 @@ class ReplicaState:
         self.cost = cost
         self.constants = constants
         self.row = -1
+        self.stale: set[int] = set()
+        """Rows of its group whose figures are out of date; the group's own."""
         self.generation = record.generation
         self.load: ReplicaLoad | None = None
+        self.batch_tokens = self.token_kv = 0.0
+        """Prompt tokens that a step takes; share of the KV memory that one token takes."""
+        self._sized()
         self.current = record.state
         """The state as of the last look; a change is news (see `look`)."""
         self.since = now
@@ -98,9 +107,9 @@ class ReplicaState:
     def state(self, now: float) -> ModelState:
         """Of record and report the one that is news; either may say draining."""
         load, record = self.load, self.record
-        if record.state is ModelState.DRAINING or load is None:
+        if load is None or record.state is DRAINING:
             return record.state
-        if self.record_at > self.ledger.reported_at and self.ledger.silence_s(now):
+        if self.record_at > self.ledger.reported_at and self.ledger.silent(now):
             return record.state
         return load.state
 
@@ -108,6 +117,15 @@ class ReplicaState:
         if record.state is not self.record.state:
             self.record_at = now
         self.record = record
+        self._sized()
+
+    def hear(self, load: ReplicaLoad, now: float) -> None:
+        """Its agent's report."""
+        if self.load is None or self.load.kv_capacity_tokens != load.kv_capacity_tokens:
+            self.load = load
+            self._sized()
+        self.load = load
+        self.ledger.reconcile(load, now)
 
     def look(self, now: float) -> tuple[ModelState, ModelState]:
         """Notice a change of state: (before, now). What a load took is learned here."""
@@ -135,6 +153,7 @@ class ReplicaState:
         self.hit = Mean(1.0, self.constants.hit_rate)
         self.ledger.forget_others()
         self.load = None
+        self._sized()
 
     def ask_wake(self, now: float) -> None:
         self.asked_at = now
@@ -174,6 +193,10 @@ class ReplicaState:
     def capacity_tokens(self) -> float:
         reported = self.load.kv_capacity_tokens if self.load is not None else 0
         return float(reported or self.record.kv_capacity_tokens) or self.cost.prior.kv_tokens
+
+    def _sized(self) -> None:
+        self.batch_tokens = float(self.record.max_batch_tokens) or self.cost.prior.batch_tokens
+        self.token_kv = 1.0 / self.capacity_tokens()
 
     def _loaded(self, before: ModelState, now: float) -> None:
         began = max(self.since, self.asked_at)
