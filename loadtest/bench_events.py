@@ -17,6 +17,8 @@ import time
 import timeit
 from collections.abc import Callable
 
+from uvicorn.server import ServerState
+
 from router.call import Attempt
 from router.core.asked import Asked, cut_for, prepare, read
 from router.core.backlog import Backlog
@@ -26,7 +28,8 @@ from router.core.model import Decision, Verdict
 from router.core.run import Run
 from router.core.splice import Splice
 from router.core.transcript import Transcript
-from router.downstream.protocol import DirectStream
+from router.downstream.direct import DirectStream
+from router.downstream.light import Flow
 from router.relay import Limits, Relay
 from router.resume import Story
 from router.upstream.connection import EngineConnection
@@ -131,19 +134,20 @@ class _Course:
         return 60.0
 
 
-class _Exchange:
-    """What the client's stream uses of a request of uvicorn's."""
+class _Connection:
+    """What a client's stream uses of its connection."""
 
     def __init__(self) -> None:
         self.transport = _Wire()
-        self.scope = {"http_version": "1.1"}
-        self.default_headers: list[tuple[bytes, bytes]] = []
-        self.keep_alive = True
+        self.flow = Flow(self.transport)
+        self.server_state = ServerState()
+
+    def on_response_complete(self) -> None: ...
 
 
 async def carrying(asked: Asked) -> EngineConnection:
     """An engine's connection in the middle of a stream: what it reads goes to a client on a wire that takes all."""
-    client = DirectStream(_Exchange())  # type: ignore[arg-type]
+    client = DirectStream(_Connection(), headers={}, keep_alive=True)  # type: ignore[arg-type]
     client.start(200, [])
     replica = Replica(replica="r", node="n", region="l", model="m", address="h:1")
     relay = Relay(

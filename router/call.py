@@ -12,7 +12,7 @@ from router.core.errors import Code
 from router.core.limits import Patience
 from router.core.model import Decision, Shape
 from router.core.usage import Usage
-from router.downstream.stream import Outlet
+from router.downstream.stream import Named, Outlet
 from router.resume import Story
 from wire.records import Replica
 
@@ -54,7 +54,7 @@ class Call(msgspec.Struct, kw_only=True):
     endpoint: str
     """chat, completions or embeddings."""
     path: str
-    headers: list[tuple[bytes, bytes]]
+    headers: Named
     arrived: float
     arrived_unix_ns: int
     trace_id: int

@@ -5,14 +5,14 @@ from __future__ import annotations
 import hashlib
 
 from router.core.errors import Code, Refused
-from router.downstream.stream import Headers
+from router.downstream.stream import Named
 from router.fleet.view import View
 from wire.records import ApiKey, Tenant
 
 KEY_LIMIT_BYTES = 512
 
 
-def authenticate(headers: Headers, view: View, *, now_unix_ns: int) -> tuple[Tenant, ApiKey]:
+def authenticate(headers: Named, view: View, *, now_unix_ns: int) -> tuple[Tenant, ApiKey]:
     """Raises Refused with 401 and a sentence that helps the owner of the key and nobody else; with 503 for a key that
     is unknown because no key was read yet."""
     presented = bearer(headers)
@@ -44,10 +44,7 @@ def unknown_model(name: str) -> str:
     return f"The model `{name[:200]}` does not exist or you do not have access to it."
 
 
-def bearer(headers: Headers) -> bytes:
+def bearer(headers: Named) -> bytes:
     """The key as it was presented, b"" without one."""
-    for name, value in headers:
-        if name == b"authorization":
-            scheme, _, credentials = value.partition(b" ")
-            return credentials.strip() if scheme.lower() == b"bearer" else b""
-    return b""
+    scheme, _, credentials = headers.get(b"authorization", b"").partition(b" ")
+    return credentials.strip() if scheme.lower() == b"bearer" else b""

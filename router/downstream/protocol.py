@@ -1,138 +1,29 @@
-"""uvicorn's httptools protocol with a short way for token streams: the endpoint may write to the transport.
+"""uvicorn's httptools protocol with a short way for the requests that reach engines.
 
-An ASGI `send` per token costs more than the rest of the relay together, so each request finds a `DirectStream` in
-`scope["extensions"][EXTENSION]`. Everything else of HTTP/1.1 (parsing, keep-alive, pipelining) stays uvicorn's.
-What uvicorn and llhttp leave open is closed here: the size of a request head, the time a client may take to send it,
-and what RFC 9112 wants refused because two readers could see different messages in it (tests/router/test_framing.py).
+A request for one of `endpoints` is served without ASGI; all others go through it, as uvicorn does it. Each finds a
+`DirectStream`. What uvicorn and llhttp leave open is closed here: the size of a request head, the time a client may
+take to send it, and what RFC 9112 wants refused because two readers could see different messages in it
+(tests/router/test_framing.py). The sweep looks at the time limits; no connection has a timer.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+import urllib.parse
+from collections.abc import Mapping
 from typing import Any
 
 import httptools
+from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
 from router.core.errors import Code, error_json
-from router.downstream.light import Flow, Queue, Signal
-from router.downstream.stream import Headers, _ignore, declared_length, read_body, too_large
+from router.downstream.direct import EXTENSION, DirectStream, Endpoint
+from router.downstream.light import Flow, Queue
+from router.downstream.stream import Named, named
 
-EXTENSION = "switchyard.stream"
 HEAD_LIMIT_BYTES = 32 * 1024
 """Request line and headers; nginx and Envoy allow 32 and 60 KiB."""
-
-
-class DirectStream:
-    """One response, written straight to the client's transport. The contract is `ClientStream`'s."""
-
-    __slots__ = ("_chunked", "_cycle", "_head", "_task", "gone", "on_lost", "on_pause", "on_resume", "started")
-
-    def __init__(self, cycle: RequestResponseCycle) -> None:
-        self.gone = False
-        self.started = False
-        self.on_pause: Callable[[], None] = _ignore
-        self.on_resume: Callable[[], None] = _ignore
-        self.on_lost: Callable[[], None] | None = None
-        self._cycle = cycle
-        self._head = b""
-        self._chunked = False
-        self._task: asyncio.Task[Any] | None = None
-
-    @property
-    def paused(self) -> bool:
-        return self._cycle.flow.write_paused
-
-    async def serve(self, handler: Callable[[], Any]) -> None:
-        """Run the handler; a client that leaves cancels it, and that is no error."""
-        task = self._task = asyncio.current_task()
-        assert task is not None
-        if self._cycle.disconnected:
-            self.gone = True
-            return
-        try:
-            await handler()
-        except asyncio.CancelledError:
-            if not self.gone:
-                raise
-            task.uncancel()
-        finally:
-            self._task = None
-
-    async def read_body(self, limit_bytes: int) -> bytes:
-        cycle = self._cycle
-        if not cycle.more_body:  # came with the head in one read: the usual case
-            if len(cycle.body) > limit_bytes:
-                raise too_large(limit_bytes)
-            body, cycle.body = bytes(cycle.body), bytearray()
-            cycle.message_event.clear()
-            return body
-        declared = declared_length(cycle.scope["headers"])  # type: ignore[arg-type]
-        return await read_body(cycle.receive, declared_bytes=declared, limit_bytes=limit_bytes)  # type: ignore[arg-type]
-
-    def start(self, status: int, headers: Headers, *, length: int | None = None) -> None:
-        cycle = self._cycle
-        cycle.response_started = self.started = True
-        cycle.waiting_for_100_continue = False
-        lines = [STATUS_LINE[status]]
-        for name, value in (*cycle.default_headers, *headers):
-            lines += (name, b": ", value, b"\r\n")
-        if length is not None:
-            lines.append(b"content-length: %d\r\n" % length)
-        elif cycle.scope["http_version"] == "1.0":
-            cycle.keep_alive = False  # the end of the connection is the end of the body
-        else:
-            self._chunked = True
-            lines.append(b"transfer-encoding: chunked\r\n")
-        if not cycle.keep_alive:
-            lines.append(b"connection: close\r\n")
-        lines.append(b"\r\n")
-        self._head = b"".join(lines)  # goes out with the first bytes of the body, in one write
-        # Nobody asks for it any more, and it refers to this stream, which refers to it.
-        cycle.scope.clear()  # type: ignore[attr-defined]
-
-    def write(self, data: bytes) -> None:
-        if self.gone:
-            return
-        if self._head:
-            self._cycle.transport.write(self._head + self._framed(data))
-            self._head = b""
-        elif self._chunked:
-            self._cycle.transport.write(b"%x\r\n%b\r\n" % (len(data), data))
-        else:
-            self._cycle.transport.write(data)
-
-    def end(self, data: bytes = b"") -> None:
-        if self.gone:
-            return
-        cycle = self._cycle
-        last = b"0\r\n\r\n" if self._chunked else b""
-        if rest := self._head + (self._framed(data) if data else b"") + last:
-            cycle.transport.write(rest)
-        cycle.response_complete = True
-        cycle.message_event.set()
-        if not cycle.keep_alive:
-            cycle.transport.close()
-        cycle.on_response()
-
-    def cut(self, data: bytes) -> None:
-        self._cycle.keep_alive = False
-        self.end(data)
-        self.gone, self.on_lost = True, None
-        if self._cycle.transport.get_write_buffer_size():  # half open, or too slow: closing would wait for it
-            self._cycle.transport.abort()
-
-    def lost(self) -> None:
-        """The connection is gone: wake whoever serves the request, wherever it waits."""
-        self.gone = True
-        if self.on_lost is not None:
-            self.on_lost()
-        elif self._task is not None:
-            self._task.cancel("client left")
-
-    def _framed(self, data: bytes) -> bytes:
-        return b"%x\r\n%b\r\n" % (len(data), data) if self._chunked else data
 
 
 class Fault(Exception):  # noqa: N818 - raised through the parser's callbacks, to end the parsing
@@ -158,8 +49,11 @@ class RouterProtocol(HttpToolsProtocol):
     request_limit_s: float = 60.0
     """From the first byte of a request to its last, and from connecting to the first byte."""
 
+    endpoints: Mapping[bytes, Endpoint] = {}
+    """Served the short way, by path."""
+
     # Slots keep uvicorn's own attributes few enough for a table of names that all connections share.
-    __slots__ = ("fault", "head_bytes", "hosts", "in_body", "read_deadline", "requests", "streams")
+    __slots__ = ("fault", "head_bytes", "idle_since", "in_body", "read_bytes", "read_deadline", "requests", "streams")
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -168,17 +62,18 @@ class RouterProtocol(HttpToolsProtocol):
         self.streams: Queue[DirectStream] = Queue()
         """The stream being served, then those of pipelined requests that wait behind it."""
         self.head_bytes: int | None = None
-        """Bytes of an unfinished request head so far; None when no head is being read."""
+        """Bytes of an unfinished request head before the present read; None when no head is being read."""
+        self.read_bytes = 0
+        """Of the present read."""
         self.requests = 0
-        self.hosts = 0
-        self.header_bytes = 0
-        """Of the names and values read so far."""
         self.in_body = False
         """The head of the last of `streams` was read, its body not yet to the end."""
         self.fault: Fault | None = None
         """Nothing more is read; said once the requests before it have been answered."""
         self.read_deadline = self.loop.time() + self.request_limit_s
         """The request under way must be complete by then (loop time); 0 between requests. Checked by a sweep."""
+        self.idle_since = 0.0
+        """The last answer ended then."""
         if len(self.connections) > self.connections_limit:
             message = f"This router has reached its limit of {self.connections_limit:,} connections."
             self.refuse(Fault(Code.OVERLOADED, 503, message))
@@ -186,7 +81,7 @@ class RouterProtocol(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         if self.fault is not None:
             return
-        self._unset_keepalive_if_required()
+        self.read_bytes = len(data)
         try:
             self.parser.feed_data(data)
         except httptools.HttpParserUpgrade as upgrade:
@@ -201,52 +96,77 @@ class RouterProtocol(HttpToolsProtocol):
                 self.refuse(_head_too_large())
 
     def on_message_begin(self) -> None:
-        super().on_message_begin()
-        self.head_bytes = self.hosts = self.header_bytes = 0
+        self.url = b""
+        self.headers = []
+        self.head_bytes = 0
         self.read_deadline = self.loop.time() + self.request_limit_s
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """Trailers are dropped: merged into the headers they could name another key than the head did."""
-        if self.head_bytes is None:
-            return
-        name = name.lower()
-        if name == b"host":
-            self.hosts += 1
-        elif name == b"expect" and value.lower() == b"100-continue":
-            self.expect_100_continue = True
-        elif name == b"transfer-encoding":
-            self._check_coding(value)
-        self.header_bytes += len(name) + len(value)
-        self.headers.append((name, value))
-        if len(self.headers) > self.headers_limit:
-            raise Fault(Code.TOO_LARGE, 431, f"The request has more than {self.headers_limit} header lines.")
+        if self.head_bytes is not None:
+            self.headers.append((name.lower(), value))
 
     def on_headers_complete(self) -> None:
+        headers, method, version = named(self.headers), self.parser.get_method(), self.parser.get_http_version()
+        self._check_head(headers, method, version)
         self.head_bytes = None
-        self._check_head()
         if self.parser.should_upgrade():  # the parser stops here; see _without_upgrade
             return
-        super().on_headers_complete()
-        self.cycle.message_event = Signal()  # type: ignore[assignment]
         self.requests += 1
-        if self.requests >= self.requests_limit:
-            self.cycle.keep_alive = False
-        self.in_body = True
-        stream = DirectStream(self.cycle)
+        before = self.cycle
+        stream = self.cycle = DirectStream(
+            self,
+            headers=headers,
+            keep_alive=self.parser.should_keep_alive() and self.requests < self.requests_limit,
+            endpoint=self.endpoints.get(self.url) if method == b"POST" else None,
+        )
+        if version == "1.0":
+            stream.old, stream.keep_alive = True, False
+        if b"expect" in headers and headers[b"expect"].lower() == b"100-continue":
+            stream.waiting_for_100_continue = True
+        if stream.endpoint is None:
+            stream.scope = self._scope(method, version, stream)  # type: ignore[assignment]
         self.streams.append(stream)
-        self.scope["extensions"] = {EXTENSION: {"stream": stream}}
+        self.in_body = True
+        if before is None or before.response_complete:
+            self._start_asgi_task(stream, self.app)
+        else:
+            self.flow.pause_reading()
+            self.pipeline.appendleft((stream, self.app))
+
+    def on_body(self, body: bytes) -> None:
+        stream = self.streams[-1] if self.in_body and self.streams else None
+        if stream is None or stream.response_complete:
+            return
+        stream.take(body)
+        if len(stream.body) > HIGH_WATER_LIMIT:
+            self.flow.pause_reading()
 
     def on_message_complete(self) -> None:
         if not self.in_body:
             return  # of a request that is parsed a second time
-        super().on_message_complete()
+        if self.streams and not self.streams[-1].response_complete:
+            self.streams[-1].taken()
         self.in_body = False
         self.read_deadline = 0.0
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        assert isinstance(cycle, DirectStream)
+        endpoint = cycle.endpoint
+        way = cycle.run_asgi(app) if endpoint is None else endpoint.serve(cycle.headers, cycle)
+        task = self.loop.create_task(way)
+        task.add_done_callback(self.tasks.discard)
+        self.tasks.add(task)
 
     def on_response_complete(self) -> None:
         if self.streams:
             self.streams.popleft()
-        super().on_response_complete()
+        self.idle_since = self.loop.time()
+        if self.transport.is_closing():
+            return
+        self.flow.resume_reading()
+        if self.pipeline:
+            self._start_asgi_task(*self.pipeline.pop())
         if self.fault is not None and not self.streams:
             self._say(self.fault)
 
@@ -283,11 +203,16 @@ class RouterProtocol(HttpToolsProtocol):
             self._say(fault)
 
     def overdue(self, now: float) -> bool:
-        """True, and answered, when the client took too long to send its request."""
-        if not self.read_deadline or now < self.read_deadline:
+        """True, and ended, where the client took too long to send its request, or to begin another one."""
+        if self.read_deadline:
+            if now < self.read_deadline:
+                return False
+            message = f"The request did not arrive within {self.request_limit_s:g} s."
+            self.refuse(Fault(Code.BODY_TIMEOUT, 408, message))
+            return True
+        if self.streams or now < self.idle_since + self.timeout_keep_alive:
             return False
-        message = f"The request did not arrive within {self.request_limit_s:g} s."
-        self.refuse(Fault(Code.BODY_TIMEOUT, 408, message))
+        self.transport.close()
         return True
 
     def _say(self, fault: Fault) -> None:
@@ -296,22 +221,53 @@ class RouterProtocol(HttpToolsProtocol):
         self.transport.write(head % (STATUS_LINE[fault.status], len(body)) + body)
         self.transport.close()
 
-    def _check_coding(self, value: bytes) -> None:
-        """The parser takes any list that ends in `chunked` and leaves the rest undone, and takes it from HTTP/1.0."""
-        if value.strip(b" \t").lower() != b"chunked" or self.parser.get_http_version() != "1.1":
-            raise Fault(Code.INVALID_REQUEST, 501, "Of transfer codings only `chunked` is served, in HTTP/1.1.")
-
-    def _check_head(self) -> None:
+    def _check_head(self, headers: Named, method: bytes, version: str) -> None:
         """What RFC 9112 wants refused and the parser lets pass."""
-        version = self.parser.get_http_version()
+        if len(self.headers) > self.headers_limit:
+            raise Fault(Code.TOO_LARGE, 431, f"The request has more than {self.headers_limit} header lines.")
         if version not in ("1.1", "1.0"):
             raise Fault(Code.INVALID_REQUEST, 505, "This router speaks HTTP/1.1 and HTTP/1.0.")
-        if self.hosts > 1 or (not self.hosts and version == "1.1"):
-            raise Fault(Code.INVALID_REQUEST, 400, "A request needs exactly one Host header.")
-        if b"#" in self.url or self.parser.get_method() == b"CONNECT":
+        if b"host" not in headers:
+            if version == "1.1":
+                raise _one_host()
+        elif len(headers) < len(self.headers) and sum(name == b"host" for name, _ in self.headers) > 1:
+            raise _one_host()
+        if b"#" in self.url or method == b"CONNECT":
             raise Fault(Code.INVALID_REQUEST, 400, "This request target is not served here.")
-        if len(self.url) + self.header_bytes > HEAD_LIMIT_BYTES:
+        if b"transfer-encoding" in headers:
+            self._check_coding(version)
+        if (self.head_bytes or 0) + self.read_bytes > HEAD_LIMIT_BYTES and self._head_size() > HEAD_LIMIT_BYTES:
             raise _head_too_large()
+
+    def _head_size(self) -> int:
+        """What was read with a head may be its body: this is the head's own."""
+        return len(self.url) + sum(len(name) + len(value) for name, value in self.headers)
+
+    def _check_coding(self, version: str) -> None:
+        """The parser takes any list that ends in `chunked` and leaves the rest undone, and takes it from HTTP/1.0."""
+        codings = [value for name, value in self.headers if name == b"transfer-encoding"]
+        if version != "1.1" or any(value.strip(b" \t").lower() != b"chunked" for value in codings):
+            raise Fault(Code.INVALID_REQUEST, 501, "Of transfer codings only `chunked` is served, in HTTP/1.1.")
+
+    def _scope(self, method: bytes, version: str, stream: DirectStream) -> dict[str, Any]:
+        """For ASGI, as uvicorn makes it."""
+        target = httptools.parse_url(self.url)
+        return {
+            "type": "http",
+            "asgi": {"version": self.asgi_version, "spec_version": "2.3"},
+            "http_version": version,
+            "server": self.server,
+            "client": self.client,
+            "scheme": self.scheme,
+            "method": method.decode("ascii"),
+            "root_path": "",
+            "path": urllib.parse.unquote(target.path.decode("ascii")),
+            "raw_path": target.path,
+            "query_string": target.query or b"",
+            "headers": self.headers,
+            "state": {},
+            "extensions": {EXTENSION: {"stream": stream}},
+        }
 
     def _without_upgrade(self, rest: bytes) -> None:
         """Serve a request that offers an upgrade (`h2c` from Java's HttpClient) as if it had not.
@@ -325,6 +281,10 @@ class RouterProtocol(HttpToolsProtocol):
         self.parser = httptools.HttpRequestParser(self)
         self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
         self.data_received(b"".join(lines) + b"\r\n" + rest)
+
+
+def _one_host() -> Fault:
+    return Fault(Code.INVALID_REQUEST, 400, "A request needs exactly one Host header.")
 
 
 def _head_too_large() -> Fault:

@@ -9,8 +9,9 @@ from __future__ import annotations
 import re
 import time
 import uuid
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from random import Random
+from typing import Any
 
 import msgspec
 from starlette.applications import Starlette
@@ -25,8 +26,8 @@ from router.core.errors import Code, Refused, error_json, row
 from router.core.policies import DEFAULT
 from router.core.whatif import question
 from router.downstream.auth import authenticate, may_use, unknown_model
-from router.downstream.protocol import EXTENSION
-from router.downstream.stream import AsgiStream, ClientStream, Message, Receive, Send
+from router.downstream.direct import EXTENSION
+from router.downstream.stream import AsgiStream, ClientStream, Message, Named, Receive, Send, named
 from router.fleet.view import View
 from router.tracecontext import TraceContext
 
@@ -38,11 +39,9 @@ ENDPOINTS = {
 REQUEST_ID = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
 """Taken over from the client; anything else is replaced, because the id goes into headers, logs and records."""
 
-LAST_EVENT_ID = b"last-event-id"
-FALLBACK = b"x-switchyard-fallback"
-_NAMED = frozenset({*limits.HEADERS, LAST_EVENT_ID, FALLBACK})
+_RARE = limits.HEADERS | {b"tracestate", b"x-switchyard-explain", b"x-switchyard-fallback", b"last-event-id"}
 
-Walk = Callable[[Call, ClientStream], Awaitable[None]]
+Walk = Callable[[Call, ClientStream], Coroutine[Any, Any, None]]
 
 
 class ModelEndpoint:
@@ -60,6 +59,7 @@ class ModelEndpoint:
     ) -> None:
         """`back` serves clients that come back to a stream of theirs."""
         self._path = path
+        self._endpoint = ENDPOINTS[path]
         self._walk = walk
         self._back = back
         self._clock = clock
@@ -67,48 +67,42 @@ class ModelEndpoint:
         self._rng = rng
 
     def __call__(self, scope: Message, receive: Receive, send: Send) -> Awaitable[None]:
+        """Through ASGI."""
         extension = scope.get("extensions", {}).get(EXTENSION)
         stream: ClientStream = extension["stream"] if extension else AsgiStream(scope, receive, send)
-        call = self._call(scope)
+        return self.serve(named(scope["headers"]), stream)
+
+    def serve(self, headers: Named, stream: ClientStream) -> Coroutine[Any, Any, None]:
+        call = self._call(headers)
         walk = self._back if call.last_event_id else self._walk
         return stream.serve(lambda: walk(call, stream))
 
-    def _call(self, scope: Message) -> Call:
-        request_id, traceparent, tracestate, explain = b"", b"", b"", False
-        named: dict[bytes, bytes] = {}
-        for name, value in scope["headers"]:
-            match name:
-                case b"x-request-id":
-                    request_id = value
-                case b"traceparent":
-                    traceparent = value
-                case b"tracestate":
-                    tracestate = value[:512]
-                case b"x-switchyard-explain":
-                    explain = True
-                case _ if name in _NAMED:
-                    named[name] = value
-                case _:
-                    pass
-        trace = TraceContext(traceparent, ratio=self._trace_ratio, rng=self._rng)
-        known = REQUEST_ID.fullmatch(request_id) is not None
-        return Call(
-            request_id=request_id.decode() if known else f"req-{self._rng.getrandbits(96):024x}",
-            endpoint=ENDPOINTS[self._path],
+    def _call(self, headers: Named) -> Call:
+        get = headers.get
+        request_id = get(b"x-request-id", b"")
+        trace = TraceContext(get(b"traceparent", b""), ratio=self._trace_ratio, rng=self._rng)
+        call = Call(
+            request_id=request_id.decode() if REQUEST_ID.fullmatch(request_id) else self._new_id(),
+            endpoint=self._endpoint,
             path=self._path,
-            headers=scope["headers"],
+            headers=headers,
             arrived=self._clock(),
             arrived_unix_ns=time.time_ns(),
             trace_id=trace.trace_id,
             span_id=trace.span_id,
             parent_span_id=trace.parent_span_id,
             sampled=trace.sampled,
-            tracestate=tracestate.decode("latin-1"),
-            explain=explain,
-            fallback=FALLBACK in named,
-            last_event_id=named.pop(LAST_EVENT_ID, b"") if named else b"",
-            limits=named,
         )
+        if not _RARE.isdisjoint(headers):
+            call.tracestate = get(b"tracestate", b"")[:512].decode("latin-1")
+            call.explain = b"x-switchyard-explain" in headers
+            call.fallback = b"x-switchyard-fallback" in headers
+            call.last_event_id = get(b"last-event-id", b"")
+            call.limits = {name: headers[name] for name in limits.HEADERS if name in headers}
+        return call
+
+    def _new_id(self) -> str:
+        return f"req-{self._rng.getrandbits(96):024x}"
 
 
 class ModelCard(msgspec.Struct):
@@ -143,7 +137,7 @@ class Pages:
 
     async def models(self, request: Request) -> Response:
         try:
-            tenant, _ = authenticate(request.scope["headers"], self._view(), now_unix_ns=time.time_ns())
+            tenant, _ = authenticate(named(request.scope["headers"]), self._view(), now_unix_ns=time.time_ns())
         except Refused as refused:
             return refusal(refused, request)
         allowed = sorted(name for name in self._view().models if may_use(tenant, name))
@@ -151,7 +145,7 @@ class Pages:
 
     async def model(self, request: Request) -> Response:
         try:
-            tenant, _ = authenticate(request.scope["headers"], self._view(), now_unix_ns=time.time_ns())
+            tenant, _ = authenticate(named(request.scope["headers"]), self._view(), now_unix_ns=time.time_ns())
         except Refused as refused:
             return refusal(refused, request)
         name = request.path_params["model"]
@@ -174,7 +168,7 @@ class Pages:
     async def why(self, request: Request) -> Response:
         """The story of one of the tenant's own recent requests, as text."""
         try:
-            tenant, _ = authenticate(request.scope["headers"], self._view(), now_unix_ns=time.time_ns())
+            tenant, _ = authenticate(named(request.scope["headers"]), self._view(), now_unix_ns=time.time_ns())
         except Refused as refused:
             return refusal(refused, request)
         story = await self._why(request.path_params["request_id"], tenant.tenant)
@@ -185,7 +179,7 @@ class Pages:
     async def whatif(self, request: Request) -> Response:
         """The tenant's own recent requests under `policy`, with constants `set=name=value`; of one `model`, or all."""
         try:
-            tenant, _ = authenticate(request.scope["headers"], self._view(), now_unix_ns=time.time_ns())
+            tenant, _ = authenticate(named(request.scope["headers"]), self._view(), now_unix_ns=time.time_ns())
             asked = read_question(request)
         except Refused as refused:
             return refusal(refused, request)
@@ -202,6 +196,8 @@ class Front:
     whose chain of middleware would cost a plain request more than its validation."""
 
     def __init__(self, endpoints: dict[str, ModelEndpoint], others: Starlette) -> None:
+        self.direct = {path.encode(): endpoint for path, endpoint in endpoints.items()}
+        """What a server may call without ASGI, by the target of the request."""
         self._endpoints = endpoints
         self._others = others
 

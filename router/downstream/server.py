@@ -18,6 +18,7 @@ import uvicorn
 
 from router.descriptors import clients, raise_limit
 from router.downstream.protocol import RouterProtocol
+from router.downstream.routes import Front
 from router.settings import RouterSettings
 
 log = logging.getLogger(__name__)
@@ -72,11 +73,11 @@ class RouterServer(uvicorn.Server):
         return self.server_state.connections  # type: ignore[return-value]
 
 
-def make_server(app: Any, settings: RouterSettings, *, on_signal: Callable[[], None]) -> RouterServer:
+def make_server(app: Front, settings: RouterSettings, *, on_signal: Callable[[], None]) -> RouterServer:
     config = uvicorn.Config(
         app,
         interface="asgi3",
-        http=type("BoundProtocol", (RouterProtocol,), _limits(settings)),
+        http=type("BoundProtocol", (RouterProtocol,), {"endpoints": app.direct} | _limits(settings)),
         ws="none",
         lifespan="off",
         loop="none",
@@ -94,7 +95,7 @@ def make_server(app: Any, settings: RouterSettings, *, on_signal: Callable[[], N
     return RouterServer(config, on_signal=on_signal)
 
 
-def _limits(settings: RouterSettings) -> dict[str, float]:
+def _limits(settings: RouterSettings) -> dict[str, Any]:
     return {
         "connections_limit": clients(settings.connections_limit, descriptors=raise_limit()),
         "requests_limit": settings.connection_requests_limit,

@@ -1,7 +1,7 @@
 """The client's end of a request, as the walk and the relay see it, and the slow way to it through plain ASGI.
 
 Two implementations pass one contract suite: `AsgiStream` here, for any ASGI server and for tests, and `DirectStream`
-(protocol.py), which writes to the transport. Writes never wait: a full client is told by `on_pause`, and whoever feeds
+(direct.py), which writes to the transport. Writes never wait: a full client is told by `on_pause`, and whoever feeds
 the stream stops reading upstream. A client that leaves cancels the task that serves it, in whatever phase it is.
 """
 
@@ -17,6 +17,7 @@ Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 Headers = list[tuple[bytes, bytes]]
+Named = dict[bytes, bytes]
 
 HIGH_WATER_BYTES = 64 * 1024
 """Buffered for a client before reading upstream is paused; the transport's own default is the same."""
@@ -74,12 +75,14 @@ def too_large(limit_bytes: int) -> Refused:
     )
 
 
-def declared_length(headers: Headers) -> int:
+def named(headers: Headers) -> Named:
+    """By name; of those that came twice the first."""
+    return dict(reversed(headers))
+
+
+def declared_length(headers: Named) -> int:
     """Content-Length, 0 when it was not sent; the server has checked that it is a number."""
-    for name, value in headers:
-        if name == b"content-length":
-            return int(value)
-    return 0
+    return int(headers.get(b"content-length", b"0"))
 
 
 async def read_body(receive: Receive, *, declared_bytes: int, limit_bytes: int) -> bytes:
@@ -129,7 +132,7 @@ class AsgiStream:
             listener.cancel()
 
     async def read_body(self, limit_bytes: int) -> bytes:
-        declared = declared_length(self._scope["headers"])
+        declared = declared_length(named(self._scope["headers"]))
         try:
             return await read_body(self._receive, declared_bytes=declared, limit_bytes=limit_bytes)
         finally:

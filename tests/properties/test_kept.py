@@ -61,7 +61,7 @@ class Connection:
 
 def kept_stream(connection: Connection, *, limit_bytes: int = PLENTY) -> KeptStream:
     call = Call(
-        request_id="r", endpoint="chat", path="/", headers=[], arrived=0.0, arrived_unix_ns=0, trace_id=1, span_id=1
+        request_id="r", endpoint="chat", path="/", headers={}, arrived=0.0, arrived_unix_ns=0, trace_id=1, span_id=1
     )
     kept = KeptStream(call, connection, handle="p.h", window_s=10.0, limit_bytes=limit_bytes)
     kept.start(200, [])

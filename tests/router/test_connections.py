@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import ssl
 from pathlib import Path
 
@@ -88,6 +89,42 @@ async def test_a_body_behind_an_offer_to_upgrade_reaches_the_engine() -> None:
         headers = {"connection": "Upgrade, HTTP2-Settings", "upgrade": "h2c", "http2-settings": "AAEAAEAA"}
         answer = await router.chat(stream=False, headers=headers)
         assert (200, "one two three") == (answer.status_code, answer.json()["choices"][0]["message"]["content"])
+
+
+async def test_a_target_with_a_query_or_in_absolute_form_is_served_as_one_without() -> None:
+    async with router_with(plays) as (router, _):
+        for stream in (True, False):
+            plain = await router.chat(stream=stream)
+            body = chat_body(stream=stream)
+            asked = await router.client.post("/v1/chat/completions?api-version=1", json=body)
+            assert plain.content == asked.content
+        data = json.dumps(chat_body(stream=False)).encode()
+        head = (
+            b"POST http://x/v1/chat/completions HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer %b\r\n"
+            b"Connection: close\r\nContent-Length: %d\r\n\r\n" % (KEY.encode(), len(data))
+        )
+        got = await answer_to(router, head + data)
+        assert (True, True) == (got.startswith(b"HTTP/1.1 200 "), b"one two three" in got)
+
+
+async def test_of_two_keys_in_one_request_the_first_counts() -> None:
+    async with router_with(plays) as (router, _):
+        head = b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: 2\r\n"
+        good, bad = b"Authorization: Bearer %b\r\n" % KEY.encode(), b"Authorization: Bearer x\r\n"
+        assert (await answer_to(router, head + bad + good + b"\r\n{}")).startswith(b"HTTP/1.1 401 ")
+        assert (await answer_to(router, head + good + bad + b"\r\n{}")).startswith(b"HTTP/1.1 400 ")
+
+
+async def test_a_body_that_comes_in_many_pieces_is_whole() -> None:
+    async with router_with(plays) as (router, _):
+        data = json.dumps(chat_body(stream=False)).encode()
+        head = (
+            b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer %b\r\n"
+            b"Connection: close\r\nTransfer-Encoding: chunked\r\n\r\n" % KEY.encode()
+        )
+        pieces = b"".join(b"1\r\n%c\r\n" % byte for byte in data)
+        got = await answer_to(router, head + pieces[:301], pieces[301:] + b"0\r\n\r\n", pause_s=0.01)
+        assert (True, True) == (got.startswith(b"HTTP/1.1 200 "), b"one two three" in got)
 
 
 @pytest.fixture
