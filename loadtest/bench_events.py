@@ -60,7 +60,7 @@ def main() -> int:
         print(f"  {name:<34}{best(call, rounds):8.0f}")
     print(f"behind the hot path, of {TOKENS} events, ns an event")
     for name, call in cold(asked).items():
-        print(f"  {name:<34}{best(call, rounds // 4, number=1) / TOKENS:8.0f}")
+        print(f"  {name:<34}{best(call, max(1, rounds // 4), number=1) / TOKENS:8.0f}")
     for name, size in kept(asked).items():
         print(f"  {name:<34}{size:8.1f}")
     return 0
