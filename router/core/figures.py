@@ -65,13 +65,13 @@ def figures_of(
     network = node.rtt_ms.value + prior.overhead_ms
     load = 0.0 if ready else _load_ms(replica, now, constants)
     health = _health_ms(replica, now, constants)
-    decode = slowness * cost.decode
-    slow_prefill = slowness * prefill_ms
+    decode, slow_prefill = slowness * cost.decode, slowness * prefill_ms
     steps_ahead = backlog * room
     pace = decode * (step + sequence_ms) + slow_prefill * steps_ahead  # a prefill ahead of us runs between our tokens
     step *= cost.step
-    base = network + load + health + speed * (0.5 * step + ahead + backlog * prefill_ms)
-    base += kv_barrier_ms(used, constants)
+    base = (
+        network + load + health + speed * (0.5 * step + ahead + backlog * prefill_ms) + kv_barrier_ms(used, constants)
+    )
     return [
         base if able else inf,
         speed * step,
