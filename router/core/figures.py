@@ -45,12 +45,11 @@ def figures_of(
     """The replica's column, in the order of `score.py`; `able` when nothing is to be said by `why_not`, `elder_since`
     when the first of the model's ready replicas became so."""
     cost, ledger, node, report = replica.cost, replica.ledger, replica.node, replica.load
-    prior = cost.prior
+    prior, sequence_ms = cost.prior, cost.prior.sequence_ms
     decoding, backlog, context = ledger.totals(routers, now)
     ready = replica.current is READY_STATE
     waiting, entries = len(ledger.queue), len(ledger.entries)
     more, ahead = _neighbours(replica, routers, now) if len(node.replicas) > 1 else (0.0, 0.0)
-    sequence_ms = prior.sequence_ms
     step = prior.step_ms + sequence_ms * decoding + prior.context_ms * context + more
     room = 1.0 / max(constants.min_step_tokens, replica.batch_tokens - decoding)
     prefill_ms = cost.prefill * prior.prefill_ms
@@ -69,9 +68,8 @@ def figures_of(
     steps_ahead = backlog * room
     pace = decode * (step + sequence_ms) + slow_prefill * steps_ahead  # a prefill ahead of us runs between our tokens
     step *= cost.step
-    base = (
-        network + load + health + speed * (0.5 * step + ahead + backlog * prefill_ms) + kv_barrier_ms(used, constants)
-    )
+    base = network + load + health + speed * (0.5 * step + ahead + backlog * prefill_ms)
+    base += kv_barrier_ms(used, constants)
     return [
         base if able else inf,
         speed * step,
