@@ -56,7 +56,7 @@ class Router:
         except NotFound as error:
             raise Failed(
                 f"the router at {root} has no record of request {request_id}: "
-                "it never came here, or was longer ago than the router remembers."
+                "it has not ended yet, never came here, is another tenant's, or was longer ago than is remembered."
             ) from error
 
     async def whatif(self, *, policy: str, model: str, constants: Sequence[str]) -> bytes:

@@ -173,7 +173,9 @@ class Pages:
             return refusal(refused, request)
         story = await self._why(request.path_params["request_id"], tenant.tenant)
         if story is None:
-            return refusal(Refused(Code.NOT_FOUND, "This router remembers no such request of yours."), request)
+            return refusal(
+                Refused(Code.NOT_FOUND, "This router remembers no such request of yours that has ended."), request
+            )
         return Response(story, media_type="text/plain; charset=utf-8")
 
     async def whatif(self, request: Request) -> Response:
