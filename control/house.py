@@ -69,7 +69,8 @@ class House:
             return
         self._screen.show(child.name, "stopping")
         by_itself = await child.stop(limit_s=limit_s, now=now)
-        self._screen.show(child.name, "stopped", "" if by_itself else "was ended: it did not stop by itself in time")
+        why = "at once, as was asked" if now.is_set() else "was ended: it did not stop by itself in time"
+        self._screen.show(child.name, "stopped", "" if by_itself else why)
 
     async def _restart(self, child: Child, code: int, on_restart: Restarted) -> None:
         now = time.monotonic()
