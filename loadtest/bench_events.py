@@ -130,6 +130,9 @@ class _Course:
 
     def progressed(self, tokens: int, now: float) -> None: ...
 
+    def limits(self, relay: Relay) -> tuple[float, float]:
+        return 1e9, 60.0
+
     def patience_s(self, relay: Relay, now: float) -> float:
         return 60.0
 
@@ -157,8 +160,6 @@ async def carrying(asked: Asked) -> EngineConnection:
         choices=1,
         course=_Course(),
         limits=Limits(answer_bytes=1 << 20, event_bytes=1 << 20),
-        total_until=1e9,
-        usual_s=60.0,
     )
     connection = EngineConnection("h:1")
     connection.connection_made(_Wire())

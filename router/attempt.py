@@ -22,7 +22,7 @@ from router.core.model import Decision, Dispatcher, Ending, Flight
 from router.core.stall import Heard
 from router.core.usage import Usage
 from router.core.usage import read as read_usage
-from router.course import Course, usual_silence_s
+from router.course import Course
 from router.downstream.stream import Outlet
 from router.relay import Limits, Relay
 from router.resume import FirstLeg, SplicedLeg, Story, WholeLeg
@@ -47,6 +47,13 @@ _ENDINGS = {
     Code.ENGINE_REJECTED: Ending.REJECTED,
     Code.ENGINE_BUSY: Ending.REFUSED,
 }
+
+
+_LATE = (Code.FIRST_TOKEN_TIMEOUT, Code.STALLED)
+_HEAD = (
+    b"POST %b HTTP/1.1\r\nhost: %b\r\ncontent-type: application/json\r\ncontent-length: %d\r\n"
+    b"x-request-id: %b\r\ntraceparent: %b\r\n%b%b\r\n"
+)
 
 
 class Rival(Protocol):
@@ -189,17 +196,8 @@ class Attempts:
                 relay.stop(Code.MOVED, "the replica is being drained")
 
     def _relay(self, call: Call, client: Outlet, job: Job, attempt: Attempt, flight: Flight) -> Relay:
-        course = Course(call, client, job, flight, on_change=self._on_change, heard=self._heard)
-        return Relay(
-            attempt,
-            client,
-            editor=job.editor,
-            choices=job.choices,
-            course=course,
-            limits=self._limits,
-            total_until=min(call.arrived + job.policy.total_limit_s, job.patience.total_until),
-            usual_s=usual_silence_s(job, attempt),
-        )
+        course = Course(call, client, job, flight, self._on_change, self._heard)
+        return Relay(attempt, client, editor=job.editor, choices=job.choices, course=course, limits=self._limits)
 
     def _heard_once(self, replica: str, now: float) -> Heard | None:
         """What its agent said of a replica, asked once in a sweep for all that wait for it."""
@@ -233,17 +231,15 @@ class Attempts:
             relay.again()
 
     def _head(self, call: Call, job: Job, attempt: Attempt, *, size: int) -> bytes:
-        lines = [
-            b"POST %b HTTP/1.1\r\nhost: %b\r\ncontent-type: application/json\r\n"
-            % (job.path.encode(), job.replica.address.encode()),
-            b"content-length: %d\r\nx-request-id: %b\r\n" % (size, call.request_id.encode()),
-            b"traceparent: %b\r\n" % format_traceparent(call.trace_id, attempt.span_id, sampled=call.sampled),
+        return _HEAD % (
+            job.path.encode(),
+            job.replica.address.encode(),
+            size,
+            call.request_id.encode(),
+            format_traceparent(call.trace_id, attempt.span_id, sampled=call.sampled),
             self._authorization,
-        ]
-        if call.tracestate:
-            lines.append(b"tracestate: %b\r\n" % call.tracestate.encode("latin-1"))
-        lines.append(b"\r\n")
-        return b"".join(lines)
+            b"tracestate: %b\r\n" % call.tracestate.encode("latin-1") if call.tracestate else b"",
+        )
 
     def _settle(self, relay: Relay, job: Job, flight: Flight) -> None:
         attempt = relay.attempt
@@ -261,7 +257,7 @@ class Attempts:
 
 def impatient(relay: Relay, job: Job) -> bool:
     """Given up for the client's own limit, where the policy would have waited: clients must not eject replicas."""
-    if relay.attempt.code not in (Code.FIRST_TOKEN_TIMEOUT, Code.STALLED):
+    if relay.attempt.code not in _LATE:
         return False
     own_s, policy_s = job.silence_limits_s(relay.attempt)
     return own_s < min(policy_s, relay.attempt.ended - relay.quiet_since)

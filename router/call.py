@@ -103,5 +103,7 @@ class Call(msgspec.Struct, kw_only=True):
 
 def served_model(call: Call) -> str:
     """The model that answered where it was not the one asked for; of an answer under way, that answers."""
-    answered = (a for a in call.attempts if a.decision.model and (a.first_token or a.code is Code.OK))
-    return next((attempt.decision.model for attempt in answered), "")
+    for attempt in call.attempts:
+        if attempt.decision.model and (attempt.first_token or attempt.code is Code.OK):
+            return attempt.decision.model
+    return ""

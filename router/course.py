@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from router.call import Attempt, Call, served_model
+import msgspec
+
+from router.call import Call, served_model
 from router.core import stall
 from router.core.model import Flight
 from router.core.stall import Heard
@@ -17,27 +19,15 @@ if TYPE_CHECKING:
     from router.relay import Relay
 
 
-class Course:
+class Course(msgspec.Struct):
     """What a relay calls `Course` too. One small object per open answer, in place of a closure for each question."""
 
-    __slots__ = ("_call", "_client", "_flight", "_heard", "_job", "_on_change")
-
-    def __init__(
-        self,
-        call: Call,
-        client: Outlet,
-        job: Job,
-        flight: Flight,
-        *,
-        on_change: Callable[[], None],
-        heard: Callable[[str, float], Heard | None],
-    ) -> None:
-        self._call = call
-        self._client = client
-        self._job = job
-        self._flight = flight
-        self._on_change = on_change
-        self._heard = heard
+    _call: Call
+    _client: Outlet
+    _job: Job
+    _flight: Flight
+    _on_change: Callable[[], None]
+    _heard: Callable[[str, float], Heard | None]
 
     def started(self, relay: Relay) -> None:
         call, client, job = self._call, self._client, self._job
@@ -54,6 +44,14 @@ class Course:
     def progressed(self, tokens: int, now: float) -> None:
         self._flight.progress(tokens, now)
 
+    def limits(self, relay: Relay) -> tuple[float, float]:
+        job = self._job
+        patience, policy = job.patience, job.policy
+        first_s = patience.first_token_until - relay.attempt.started
+        limits_s = (patience.between_tokens_s, policy.between_tokens_limit_s, policy.first_token_limit_s)
+        until = min(self._call.arrived + policy.total_limit_s, patience.total_until)
+        return until, min(stall.LEAST_S, first_s, *limits_s)
+
     def patience_s(self, relay: Relay, now: float) -> float:
         """With a silent engine; no less than the policy's where giving up could only end the answer."""
         job = self._job
@@ -68,13 +66,6 @@ class Course:
             return stall.first_limit_s(sign, expected_s=expected_s, cap_s=cap_s, streams=shows)
         limit_s = stall.stream_limit_s(sign, interval_s=relay.interval_s, cap_s=cap_s, named=job.replica.token_ids)
         return limit_s if silent_s > limit_s and job.movable() else cap_s
-
-
-def usual_silence_s(job: Job, attempt: Attempt) -> float:
-    """Never too long for this attempt, whatever is heard of its engine."""
-    first_s = job.patience.first_token_until - attempt.started
-    limits = (job.patience.between_tokens_s, job.policy.between_tokens_limit_s, job.policy.first_token_limit_s)
-    return min(stall.LEAST_S, first_s, *limits)
 
 
 def stream_headers(call: Call) -> list[tuple[bytes, bytes]]:

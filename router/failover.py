@@ -36,6 +36,9 @@ from wire.records import ModelPolicy, Replica
 
 log = logging.getLogger(__name__)
 
+_ANSWERS = (Code.OK, Code.ENGINE_REJECTED)
+_WHOLE = WholeLeg()
+"""It keeps nothing: one for all."""
 DIVERGED_LIMIT = 2
 """Continuations that contradict what the client has; engines that disagree twice will not agree a third time."""
 IMPATIENT_LIMIT = 2
@@ -91,7 +94,7 @@ class Failover:
                 self._charge(call, told)
                 if told is not None and call.model not in self._thinking and told.thought:
                     self._thinking.add(call.model)
-            if relay.attempt.code in (Code.OK, Code.ENGINE_REJECTED):
+            if relay.attempt.code in _ANSWERS:
                 return _whole(relay) if job.story is None or relay.answer else _ended(job.story, relay.tail)
             failed = refusal_of(relay, busy_s=self._placement.retry_after_s(call))
             tried |= race.asked if race else {decision.replica}
@@ -161,25 +164,28 @@ class Failover:
     def _first_job(self, call: Call, decision: Decision, *, kind: str) -> Job:
         asked = call.asked
         assert asked is not None
+        assert call.shape is not None
         if decision.model:
             asked = renamed(asked, decision.model)
         replica = self._replica(decision)
         story = None
         if asked.streams:
             story = Story(asked, token_ids=replica.token_ids, seed=self._seed(call, asked))
-        return Job(
+        job = Job(
             decision=decision,
             replica=replica,
             policy=self._policy(call),
             patience=call.patience,
             kind=kind,
             path=call.path,
-            body=story.sent if story else lambda: asked.body,
-            editor=story.first_leg() if story else WholeLeg(),
+            body=story.sent if story else asked.sent,
+            editor=story.first_leg() if story else _WHOLE,
             story=story,
-            choices=asked.choices,
-            movable=story.can_go_on if story else lambda: False,
+            choices=call.shape.choices,
         )
+        if story is not None:
+            job.movable = story.can_go_on
+        return job
 
     def _fitting(self, plan: Plan, story: Story, decision: Decision) -> Plan:
         """The same plan, or another one for a replica that takes no token ids."""

@@ -6,7 +6,7 @@ Labels have few values: codes from the error table, models and nodes from the re
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from itertools import accumulate
 
@@ -42,17 +42,17 @@ class Instruments:
     """Plain counts, added to by the walk."""
 
     def __init__(self) -> None:
-        self.requests: Counter[tuple[str, str, str]] = Counter()
+        self.requests: defaultdict[tuple[str, str, str], int] = defaultdict(int)
         """By endpoint, model and code."""
-        self.attempts: Counter[tuple[str, str]] = Counter()
+        self.attempts: defaultdict[tuple[str, str], int] = defaultdict(int)
         """By kind and code."""
-        self.tokens: Counter[tuple[str, str]] = Counter()
+        self.tokens: defaultdict[tuple[str, str], int] = defaultdict(int)
         """By model and kind (input, cached, output)."""
-        self.ttft: dict[str, Histogram] = {}
-        self.duration: dict[str, Histogram] = {}
-        self.queue_wait: dict[str, Histogram] = {}
+        self.ttft: defaultdict[str, Histogram] = defaultdict(Histogram)
+        self.duration: defaultdict[str, Histogram] = defaultdict(Histogram)
+        self.queue_wait: defaultdict[str, Histogram] = defaultdict(Histogram)
         """Of requests that waited under pressure."""
-        self.refused: Counter[tuple[str, str]] = Counter()
+        self.refused: defaultdict[tuple[str, str], int] = defaultdict(int)
         """Under pressure, by base model and reason (admission.Why)."""
         self.open_calls = 0
 
@@ -66,10 +66,10 @@ class Instruments:
             self.tokens[model, "cached"] += max(0, call.usage.cached_tokens)
             self.tokens[model, "output"] += call.usage.output_tokens
         if call.first_token:
-            self.ttft.setdefault(model, Histogram()).add(call.first_token - call.arrived)
-        self.duration.setdefault(model, Histogram()).add(call.ended - call.arrived)
+            self.ttft[model].add(call.first_token - call.arrived)
+        self.duration[model].add(call.ended - call.arrived)
         if call.queue_wait_s:
-            self.queue_wait.setdefault(model, Histogram()).add(call.queue_wait_s)
+            self.queue_wait[model].add(call.queue_wait_s)
 
     def figures(
         self,

@@ -28,6 +28,11 @@ _TROUBLE = {
 }
 
 
+_FINE = (Code.OK, "")
+_UNUSED = Splitter(0)
+"""Of answers that are no streams."""
+
+
 class Editor(Protocol):
     """What the client gets of the engine's events: a cut on the first leg, a splice on a resumed one (resume.py)."""
 
@@ -54,6 +59,10 @@ class Course(Protocol):
 
     def progressed(self, tokens: int, now: float) -> None:
         """Since the last sweep."""
+        ...
+
+    def limits(self, relay: Relay) -> tuple[float, float]:
+        """When the whole answer must be there, and how long a silence is never too long. Asked at the first sweep."""
         ...
 
     def patience_s(self, relay: Relay, now: float) -> float:
@@ -107,10 +116,8 @@ class Relay:
         choices: int,
         course: Course,
         limits: Limits,
-        total_until: float,
-        usual_s: float,
     ) -> None:
-        """`usual_s` of silence is never too long. Limits are checked by the sweep, so they hold to a quarter second."""
+        """Limits of time are checked by the sweep, so they hold to a quarter second."""
         loop = asyncio.get_running_loop()
         self.attempt = attempt
         self.done: asyncio.Future[None] = loop.create_future()
@@ -135,18 +142,16 @@ class Relay:
         self._take = editor.take
         self._course = course
         self._limits = limits
-        self._total_until = total_until
-        self._usual_s = usual_s
-        self._splitter = Splitter(limits.event_bytes)
+        self._total_until = self._usual_s = 0.0
+        self._splitter = _UNUSED
         self._last = b""
         """What will be the tail, as the engine sent it."""
         self._whole: list[bytes] | None = None
         self._whole_bytes = 0
 
     def attach(self, connection: EngineConnection) -> None:
-        """Reading from the engine now follows the client's pace."""
+        """Reading from the engine follows the client's pace once a stream has begun."""
         self._connection = connection
-        self.lead()
 
     def lead(self) -> None:
         """The client's pace is this engine's, and no rival's."""
@@ -174,6 +179,9 @@ class Relay:
         self.retry_after_s = seconds(names.get(b"retry-after", b""))
         if status != 200 or not names.get(b"content-type", b"").startswith(b"text/event-stream"):
             self._whole = []
+        else:
+            self._splitter = Splitter(self._limits.event_bytes)
+            self.lead()
 
     def body(self, data: bytes) -> None:
         if not self._splitter.held and (out := self._take(data)) is not None:
@@ -213,6 +221,8 @@ class Relay:
             self.swept_events, self.quiet_since = self.events, now
         elif self._connection is not None and self._connection.paused:
             self.quiet_since = now
+        if not self._total_until:
+            self._total_until, self._usual_s = self._course.limits(self)
         quiet_s = now - self.quiet_since
         if now > self._total_until:
             self.stop(Code.TOTAL_TIMEOUT, "the request took longer than its total limit")
@@ -332,7 +342,7 @@ _decode_error = msgspec.json.Decoder(_ErrorAnswer).decode
 def judge(status: int, answer: bytes) -> tuple[Code, str]:
     """What a whole answer means for the request: the engine's success, its client's error, or its own."""
     if status == 200:
-        return Code.OK, ""
+        return _FINE
     try:
         detail = _decode_error(answer).error.message
     except msgspec.DecodeError:

@@ -95,6 +95,10 @@ class Asked(msgspec.Struct, frozen=True):
     body: bytes
     params: Params
 
+    def sent(self) -> bytes:
+        """What an engine gets where the answer is to come whole."""
+        return self.body
+
     @property
     def streams(self) -> bool:
         return bool(self.params.stream)

@@ -38,6 +38,8 @@ class RetryBudget:
     def _turn(self, now: float) -> None:
         """Forget the slots that have passed. A clock that stands still or steps back turns nothing."""
         slot = int(now / SLOT_S)
+        if slot == self._slot:
+            return
         for passed in range(self._slot + 1, min(slot, self._slot + SLOTS) + 1):
             self._slots[passed % SLOTS] = 0.0
         self._slot = max(self._slot, slot)

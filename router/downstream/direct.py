@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import TYPE_CHECKING, Any, Protocol
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, RequestResponseCycle
@@ -133,7 +133,7 @@ class DirectStream(RequestResponseCycle):
         finally:
             self.scope.clear()  # type: ignore[attr-defined]  # it refers to this stream
 
-    async def serve(self, handler: Callable[[], Any]) -> None:
+    async def serve(self, handler: Callable[..., Awaitable[None]], *arguments: Any) -> None:
         """Run the handler; a client that leaves cancels it, and that is no error."""
         task = self._task = asyncio.current_task()
         assert task is not None
@@ -141,7 +141,7 @@ class DirectStream(RequestResponseCycle):
             self.gone = True
             return
         try:
-            await handler()
+            await handler(*arguments)
             if not (self.response_complete or self.gone):
                 raise RuntimeError("a request was left without the end of its answer")
         except asyncio.CancelledError:
@@ -167,8 +167,8 @@ class DirectStream(RequestResponseCycle):
         self.response_started = self.started = True
         self.waiting_for_100_continue = False
         lines = [STATUS_LINE[status]]
-        lines += [b"%b: %b\r\n" % header for header in self.default_headers]
-        lines += [b"%b: %b\r\n" % header for header in headers]
+        for name, value in (*self.default_headers, *headers):
+            lines += (name, b": ", value, b"\r\n")
         if length is not None:
             lines.append(b"content-length: %d\r\n" % length)
         elif self.old:

@@ -75,7 +75,7 @@ class ModelEndpoint:
     def serve(self, headers: Named, stream: ClientStream) -> Coroutine[Any, Any, None]:
         call = self._call(headers)
         walk = self._back if call.last_event_id else self._walk
-        return stream.serve(lambda: walk(call, stream))
+        return stream.serve(walk, call, stream)
 
     def _call(self, headers: Named) -> Call:
         get = headers.get

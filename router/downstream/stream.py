@@ -56,8 +56,8 @@ class ClientStream(Outlet, Protocol):
     on_lost: Callable[[], None] | None
     """Where it is set, a client that leaves is told here, and the handler goes on."""
 
-    async def serve(self, handler: Callable[[], Awaitable[None]]) -> None:
-        """Run the handler. A client that leaves cancels it, and that is no error."""
+    async def serve(self, handler: Callable[..., Awaitable[None]], *arguments: Any) -> None:
+        """Run the handler with these arguments. A client that leaves cancels it, and that is no error."""
         ...
 
     async def read_body(self, limit_bytes: int) -> bytes:
@@ -120,10 +120,10 @@ class AsgiStream:
         self.paused = False
         self._body_read = asyncio.Event()
 
-    async def serve(self, handler: Callable[[], Awaitable[None]]) -> None:
-        """Run the handler with this stream; return when it is done and all it wrote was sent, or the client left."""
+    async def serve(self, handler: Callable[..., Awaitable[None]], *arguments: Any) -> None:
+        """Run the handler; return when it is done and all it wrote was sent, or the client left."""
         async with asyncio.TaskGroup() as group:
-            work = group.create_task(self._handle(handler))
+            work = group.create_task(self._handle(handler, *arguments))
             pump = group.create_task(self._pump())
             listener = group.create_task(self._listen(work, pump))
             await asyncio.wait({work})
@@ -161,9 +161,9 @@ class AsgiStream:
             self.paused = True
             self.on_pause()
 
-    async def _handle(self, handler: Callable[[], Awaitable[None]]) -> None:
+    async def _handle(self, handler: Callable[..., Awaitable[None]], *arguments: Any) -> None:
         try:
-            await handler()
+            await handler(*arguments)
         except asyncio.CancelledError:
             if not self.gone:
                 raise

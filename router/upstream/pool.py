@@ -99,7 +99,9 @@ class EnginePool:
         self._busy.discard(connection)
         if connection.paused:
             connection.resume()
-        waiting = self._idle.setdefault(connection.address, deque())
+        waiting = self._idle.get(connection.address)
+        if waiting is None:
+            waiting = self._idle[connection.address] = deque()
         if connection.busy or not connection.reusable or not connection.open or len(waiting) >= IDLE_PER_ENGINE:
             connection.abort()
             return

@@ -42,6 +42,9 @@ class Course:
 
     def progressed(self, tokens: int, now: float) -> None: ...
 
+    def limits(self, relay: Relay) -> tuple[float, float]:
+        return 1e9, 60.0
+
     def patience_s(self, relay: Relay, now: float) -> float:
         return 60.0
 
@@ -90,8 +93,6 @@ async def _relayed(body: bytes, path: str, reads: list[bytes]) -> tuple[Code, li
         choices=asked.choices,
         course=Course(),
         limits=LIMITS,
-        total_until=1e9,
-        usual_s=60.0,
     )
     connection = EngineConnection("h:1")
     connection.connection_made(Transport())
