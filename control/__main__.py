@@ -35,7 +35,7 @@ def main() -> int:
     if args.print_settings:
         print(render(settings, origins, section=SECTION))
         return 0
-    logging.basicConfig(level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    logging.basicConfig(level=settings.log_level.upper(), format="%(asctime)s %(levelname)-7s %(name)s: %(message)s")
     try:
         asyncio.run(serve(settings))
     except Failed as error:

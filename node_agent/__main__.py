@@ -26,7 +26,7 @@ def main() -> int:
     add_flags(parser, NodeAgentSettings, section=SECTION)
     flags = vars(parser.parse_args())
     logging.basicConfig(
-        level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname).1s %(name)s: %(message)s"
+        level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)-7s %(name)s: %(message)s"
     )
     logging.getLogger("httpx").setLevel(logging.WARNING)
     try:

@@ -80,8 +80,10 @@ class RegistryWatch:
         return view if fleet is view.fleet else msgspec.structs.replace(view, fleet=fleet, models=served_models(fleet))
 
     def _connected(self, connected: bool) -> None:
-        if connected != self.connected:
-            log.warning("registry %s", "connected" if connected else "lost: serving the last known view")
+        if connected and not self.connected:
+            log.info("registry connected")
+        elif self.connected and not connected:
+            log.warning("registry lost: serving the last known view")
         self.connected = connected
 
     def _warn_unreadable(self) -> None:
