@@ -7,7 +7,7 @@ from typing import Annotated
 from msgspec import Meta
 
 from wire.connect import RegistrySettings
-from wire.settings import Settings
+from wire.settings import LogLevel, Settings
 
 
 class ControlSettings(Settings, frozen=True, kw_only=True):
@@ -16,4 +16,4 @@ class ControlSettings(Settings, frozen=True, kw_only=True):
     region: Annotated[str, Meta(description="region this process keeps")] = "local"
     region_title: Annotated[str, Meta(description="name of the region for people")] = ""
     registry: RegistrySettings = RegistrySettings()
-    log_level: Annotated[str, Meta(description="debug, info, warning or error")] = "info"
+    log_level: Annotated[LogLevel, Meta(description="debug, info, warning or error")] = LogLevel.INFO

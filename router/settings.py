@@ -7,7 +7,7 @@ from typing import Annotated
 from msgspec import Meta
 
 from wire.connect import RegistrySettings
-from wire.settings import Settings
+from wire.settings import LogLevel, Settings
 from wire.tls import TlsFiles
 
 
@@ -84,5 +84,5 @@ class RouterSettings(Settings, frozen=True, kw_only=True):
         Meta(ge=0, le=1, description="share of ordinary requests traced; errors, retries and slow ones always are"),
     ] = 0.1
     trace_slow_s: Annotated[float, Meta(ge=0, description="requests slower than this are always traced")] = 10.0
-    log_level: Annotated[str, Meta(description="debug, info, warning or error")] = "info"
+    log_level: Annotated[LogLevel, Meta(description="debug, info, warning or error")] = LogLevel.INFO
     log_requests: Annotated[bool, Meta(description="one log line per request (never its content)")] = False

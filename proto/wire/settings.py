@@ -4,7 +4,7 @@ and flags, each overruling the one before. Policy that changes at run time is no
     class RouterSettings(Settings, frozen=True, kw_only=True):
         port: Annotated[int, Meta(ge=0, le=65535, description="TCP port for clients")] = 8000
 
-    settings, origins = read(RouterSettings, section="router", argv=sys.argv[1:], env=os.environ)
+    settings, origins = read(RouterSettings, section="router", flags=vars(parser.parse_args()), env=os.environ)
 
 reads `[router] port = ...` of the file named by --config or SWITCHYARD_CONFIG, then SWITCHYARD_ROUTER_PORT, then
 --port. Nested structs become --tls-cert, SWITCHYARD_ROUTER_TLS_CERT and `[router.tls] cert = ...`. Tuples of strings
@@ -14,6 +14,8 @@ are comma separated in flags and in the environment.
 from __future__ import annotations
 
 import argparse
+import difflib
+import enum
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -30,6 +32,13 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
 
 S = TypeVar("S", bound=Settings)
+
+
+class LogLevel(enum.StrEnum):
+    DEBUG = "debug"
+    INFO = "info"
+    WARNING = "warning"
+    ERROR = "error"
 
 
 class SettingsError(ValueError):
@@ -189,9 +198,16 @@ def _explain(message: str, origins: Mapping[str, str], known: Sequence[Field], s
         ways = [f"give {f.flag} or {f.variable(section)}, or " for f in known if ".".join(f.path) == name]
         return f"{name}: required; {''.join(ways)}write it in the file"
     if unknown := _quoted(what, "contains unknown field"):
-        return f"{_join(at, unknown)}: no such setting (from file)"
+        near = difflib.get_close_matches(_join(at, unknown), [".".join(f.path) for f in known], n=1)
+        return f"{_join(at, unknown)}: no such setting{f', but there is {near[0]}' if near else ''} (from file)"
+    if what.startswith("Invalid enum value"):
+        what += "".join(f"; it is one of {', '.join(_choices(f))}" for f in known if ".".join(f.path) == at)
     given = [f"{name} from {origin}" for name, origin in origins.items() if not at or f"{name}.".startswith(f"{at}.")]
     return f"{at + ': ' if at else ''}{what} ({', '.join(given) or 'from file'})"
+
+
+def _choices(field: Field) -> list[str]:
+    return [str(choice.value) for choice in field.type.cls] if isinstance(field.type, inspect.EnumType) else []
 
 
 def _quoted(message: str, after: str) -> str:

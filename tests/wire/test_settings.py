@@ -11,7 +11,7 @@ import msgspec
 import pytest
 from msgspec import Meta
 
-from wire.settings import Settings, SettingsError, add_flags, fields, read, render
+from wire.settings import LogLevel, Settings, SettingsError, add_flags, fields, read, render
 
 
 class Tls(Settings, frozen=True, kw_only=True):
@@ -32,6 +32,7 @@ class Example(Settings, frozen=True, kw_only=True):
     port: Annotated[int, Meta(ge=0, le=65535, description="TCP port, 100 % ours")] = 8000
     drain_limit_s: float = 30.0
     quiet: bool = False
+    level: LogLevel = LogLevel.INFO
     tags: tuple[Annotated[str, Meta(min_length=2)], ...] = ()
     tls: Tls = Tls()
     routes: tuple[Route, ...] = ()
@@ -62,6 +63,7 @@ def test_defaults_file_environment_and_flags_overrule_each_other_in_this_order(f
         "port": "SWITCHYARD_EXAMPLE_PORT",
         "drain_limit_s": "default",
         "quiet": "--quiet",
+        "level": "default",
         "tags": "file",
         "tls.cert": "--tls-cert",
         "tls.key": "file",
@@ -108,7 +110,9 @@ def test_every_setting_is_in_the_help_with_its_default_and_variable(capsys: pyte
         ("", {}, ("--tags", "ab,c"), ("tags:", "length", "from --tags")),
         ("tags = [1]", {}, (), ("tags:", "str", "from file")),
         ("", {"TLS_CERT": "c"}, (), ("tls:", "belong together", "tls.cert from SWITCHYARD_EXAMPLE_TLS_CERT")),
-        ("prot = 1", {}, (), ("prot: no such setting", "file")),
+        ("prot = 1", {}, (), ("prot: no such setting, but there is port", "file")),
+        ("colour = 1", {}, (), ("colour: no such setting (from file)",)),
+        ("", {}, ("--level", "loud"), ("level:", "'loud'", "one of debug, info, warning, error", "from --level")),
         ("tls = {certificate = 'c'}", {}, (), ("tls.certificate: no such setting", "file")),
         ("routes = [{}]", {}, (), ("routes.to: required", "file")),
         ("routes = [{to = 1}]", {}, (), ("routes:", "str", "from file")),
