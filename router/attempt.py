@@ -30,6 +30,7 @@ from router.settings import RouterSettings
 from router.tracecontext import format_traceparent
 from router.upstream.pool import ConnectFailed, EnginePool
 from wire.records import ModelPolicy, Replica
+from wire.settings import SettingsError
 
 SWEPT_AT_ONCE = 256
 """Attempts, in less than a millisecond."""
@@ -103,6 +104,14 @@ class _WholeAnswer(msgspec.Struct):
 _decode_answer = msgspec.json.Decoder(_WholeAnswer).decode
 
 
+def engine_key(path: str) -> bytes:
+    """What engines ask for, b"" without a file. Raises SettingsError."""
+    try:
+        return Path(path).read_bytes().strip() if path else b""
+    except OSError as error:
+        raise SettingsError(f"cannot read --engine-api-key-file {path}: {error.strerror}") from error
+
+
 class Attempts:
     def __init__(
         self,
@@ -122,8 +131,7 @@ class Attempts:
         self._on_change = on_change
         """A first token came or an attempt ended: there is less work in engines."""
         self._clock = asyncio.get_running_loop().time
-        key_file = settings.engine_api_key_file
-        key = Path(key_file).read_bytes().strip() if key_file else b""
+        key = engine_key(settings.engine_api_key_file)
         self._authorization = b"authorization: Bearer %b\r\n" % key if key else b""
         self._limits = Limits(answer_bytes=settings.answer_limit_bytes, event_bytes=settings.event_limit_bytes)
         self._said: dict[str, Heard | None] = {}
