@@ -14,9 +14,8 @@ retiring its bits. Decides nothing. Source: routing.md section 2.6; SGLang's tre
 
 from __future__ import annotations
 
-import re
 from bisect import bisect_right
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 
 BLOCK_BYTES = 256
 EXACT_BLOCKS = 64
@@ -40,8 +39,6 @@ def _edges(limit: int) -> tuple[int, ...]:
 EDGES = _edges(1 << 20)
 SLICES = tuple(slice(start, end) for start, end in zip((0, *EDGES), EDGES, strict=False))
 SIZES = tuple(part.stop - part.start for part in SLICES)
-SET = re.compile(rb"[^\0]")
-BITS = tuple(tuple(bit for bit in range(8) if byte >> bit & 1) for byte in range(256))
 
 
 def chain(seed: str, prompt: bytes | memoryview) -> list[int]:
@@ -62,26 +59,33 @@ def _blocks(size: int) -> int:
 
 
 class Many:
-    """More than a few bits, as a row of bits; never changed once a block has it."""
+    """More than a few bits, to be asked for one and to be read from anywhere; never changed once a block has it."""
 
-    __slots__ = ("bits", "count", "read", "read_at")
+    __slots__ = ("_members", "bits", "count", "read", "read_at")
 
-    def __init__(self, bits: bytearray, count: int) -> None:
+    def __init__(self, bits: bytearray, members: list[int]) -> None:
         self.bits = bits
-        self.count = count
+        self.count = len(members)
         """How many are set, those that were retired since included."""
+        self._members = members
+        """The first `count` of them: sets that grew from this one go on in the same list."""
         self.read: list[int] = []
         self.read_at = -1
         """Rows of them, and how many bits had changed hands when they were read."""
 
-    def some(self, chance: float) -> Iterator[int]:
-        """Bits from a random place on, until nobody asks for more."""
-        start = int(chance * len(self.bits))
-        for begin, end in ((start, len(self.bits)), (0, start)):
-            for found in SET.finditer(self.bits, begin, end):
-                byte, at = self.bits[found.start()], 8 * found.start()
-                for bit in BITS[byte]:
-                    yield at + bit
+    def some(self, limit: int, chance: float) -> list[int]:
+        """Up to `limit` bits, from a random place on."""
+        start = int(chance * self.count)
+        found = self._members[start : min(start + limit, self.count)]
+        return found + self._members[: min(limit - len(found), start)]
+
+    def joined(self, bit: int, width: int) -> Many:
+        """With another one that is not in it; `width` is in bytes."""
+        members = self._members if len(self._members) == self.count else self._members[: self.count]
+        members.append(bit)
+        bits = self.bits.ljust(width, b"\0")
+        bits[bit >> 3] |= 1 << (bit & 7)
+        return Many(bits, members)
 
 
 Holders = tuple[int, ...] | Many
@@ -155,7 +159,8 @@ class PrefixIndex:
                 seen = now
                 has_young = _has(now, bit)
                 has = has_young or _has(now, older)
-                joined = now if has_young and here is not None else self._joined(now, bit)
+                young_here = here is not None
+                joined = now if has_young and young_here else self._joined(now, bit, clean=not young_here)
             if here is not joined:
                 young[key] = joined
             if not has:
@@ -203,20 +208,23 @@ class PrefixIndex:
         rows, unread = self._rows, len(match)
         while unread and len(out) < limit:
             size, holders = match[unread - 1]
-            if isinstance(holders, Many):
-                if holders.count > too_many:
-                    break
-                bits: Iterable[int] = holders.some(chance)
+            bits: Sequence[int]
+            if not isinstance(holders, Many):
+                bits, all_of_them = holders, True
+            elif holders.count <= too_many:
+                bits, all_of_them = holders.some(limit, chance), holders.count <= limit
             else:
-                bits = holders
+                break
             for bit in bits:
                 row = rows[bit]
                 if row >= 0 and row not in out:
                     if len(out) == limit:
+                        all_of_them = False
                         break
                     out[row] = size
-            else:
-                unread -= 1
+            if not all_of_them:
+                break
+            unread -= 1
         return out, match[:unread]
 
     def spread(self, match: Match, size: int) -> list[float]:
@@ -244,23 +252,21 @@ class PrefixIndex:
                         out[place] = size
         return out
 
-    def _joined(self, holders: Holders, bit: int) -> Holders:
-        """With one more, without those that were retired: others get their bits when all blocks were renewed."""
+    def _joined(self, holders: Holders, bit: int, *, clean: bool) -> Holders:
+        """With one more; `clean`: without retired ones, which others get once all blocks are renewed."""
         rows = self._rows
-        if isinstance(holders, tuple):
-            kept = [one for one in holders if rows[one] >= 0 and one != bit]
-            kept.append(bit)
-            if len(kept) <= FEW:
-                return tuple(kept)
-            bits = bytearray(len(rows) >> 3)
-            for one in kept:
-                bits[one >> 3] |= 1 << (one & 7)
-            return Many(bits, len(kept))
-        bits = holders.bits.ljust(len(rows) >> 3, b"\0")
-        for one in (*self._retired[0], *self._retired[1]):
-            bits[one >> 3] &= ~(1 << (one & 7))
-        bits[bit >> 3] |= 1 << (bit & 7)
-        return Many(bits, int.from_bytes(bits, "little").bit_count())
+        if isinstance(holders, Many):
+            if not clean and not _has(holders, bit):
+                return holders.joined(bit, len(rows) >> 3)
+            holders = tuple(holders.some(holders.count, 0.0))
+        members = [one for one in holders if rows[one] >= 0 and one != bit]
+        members.append(bit)
+        if len(members) <= FEW:
+            return tuple(members)
+        bits = bytearray(len(rows) >> 3)
+        for one in members:
+            bits[one >> 3] |= 1 << (one & 7)
+        return Many(bits, members)
 
     def _read(self, holders: Holders) -> list[int]:
         """Rows of a set. A large one recurs (a system prompt is everywhere), so its rows are kept at hand."""
@@ -268,7 +274,7 @@ class PrefixIndex:
         if isinstance(holders, tuple):
             return [rows[bit] for bit in holders if rows[bit] >= 0]
         if holders.read_at != self._changes:
-            holders.read = [rows[bit] for bit in holders.some(0.0) if rows[bit] >= 0]
+            holders.read = [rows[bit] for bit in holders.some(holders.count, 0.0) if rows[bit] >= 0]
             holders.read_at = self._changes
         return holders.read
 

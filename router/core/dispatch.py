@@ -234,12 +234,15 @@ class CoreDispatcher:
         group = self._group(model, shape.embedding)
         if group is None:
             return None
-        group.refresh_due(now)
+        if group.large:
+            group.refresh_one(now)
+        else:
+            group.refresh_due(now)
         policy = self._policy(model)
         match = group.index.match(keys) if policy.uses_prefix else []
         adapter = model if model != group.model else ""
         ask = self._ask(group, shape, now)
-        return find(group, ask, match, policy, exclude=exclude, adapter=adapter, rng=self._rng)
+        return find(group, ask, match, policy, exclude=exclude, adapter=adapter, rng=self._rng, now=now)
 
     def _find_fallback(self, shape: Shape, exclude: Collection[str], now: float) -> Found | None:
         policy = self._belief.fleet.models.get(shape.model)

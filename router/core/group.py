@@ -1,14 +1,15 @@
 """The replicas of one base model, as columns of figures and an index of prefixes; what is learned of the model.
 
-Keeps figures fresh: those of replicas to which something happened (`touch`) before the next look at them, the others
-within a quarter second. Rows are handed out for the life of a replica, so that the index can speak of rows. The table
-for numpy is written only when somebody asks for it. Decides nothing.
+Keeps figures fresh: those of replicas to which something happened before the next look at them, the others within a
+third of a second. Rows are handed out for the life of a replica, so that the index can speak of rows. The table for
+numpy is written only when somebody asks for it. Decides nothing.
 Source: routing.md section 2.6.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Iterable
 from math import inf
 
 import numpy as np
@@ -74,6 +75,10 @@ class Group:
         """Figures by row."""
         self.hots: list[Hot] = []
         """The same, but only those that make a score."""
+        self.ahead: list[float] = []
+        """Of a large group by row, for a score at first sight: ms for those ahead."""
+        self.per_token: list[float] = []
+        """The same for each prompt token to compute."""
         self._touched: set[int] = set()
         """Rows to whose replicas something happened: their figures are made anew before they are used."""
         self._table = np.repeat(EMPTY, SMALL, axis=1)
@@ -118,6 +123,8 @@ class Group:
             row = len(self.replicas)
             self.replicas.append(replica)
             self.columns.append(NOBODY)
+            self.ahead.append(inf)
+            self.per_token.append(0.0)
             self.hots.append(tuple(NOBODY[:HOT]))
             if row >= self._table.shape[1]:
                 self._table = np.concatenate((self._table, np.repeat(EMPTY, row, axis=1)), axis=1)
@@ -133,6 +140,7 @@ class Group:
         self.replicas[row] = None
         self._rename()
         self._write(row, NOBODY)
+        self.ahead[row] = inf
         self.index.remove(row)
         self.shortlist.drop(row)
         self.barred.pop(row, None)
@@ -172,20 +180,31 @@ class Group:
         self._ages[row] = now
         self._ages.move_to_end(row)
         if self.large:
-            self.shortlist.put(row, _typical_ms(figures))
+            per_token = figures[SLOW_PREFILL] + figures[HARM]
+            ahead = figures[BASE] + figures[SLOW_STEP] * figures[STEPS_AHEAD]
+            self.ahead[row], self.per_token[row] = ahead, per_token
+            self.shortlist.put(row, ahead + per_token * TYPICAL_TOKENS)
 
     def refresh_due(self, now: float) -> None:
         """Bring rows up to date that were touched or are overdue: time passes for a silent replica too."""
         while self._touched:
             self._refresh_row(self._touched.pop(), now)
-        budget = len(self.replicas) if len(self.replicas) <= SMALL else self.constants.refresh_budget
-        limit = now - self.constants.refresh_s
-        while budget and self._ages:
-            row, age = next(iter(self._ages.items()))
-            if age > limit:
+        for _ in range(len(self.replicas) if len(self.replicas) <= SMALL else 1):
+            if not self._refresh_oldest(now):
                 return
+
+    def refresh_one(self, now: float) -> None:
+        """Of a large group one row that was touched or is overdue: who is looked at is brought up to date by
+        `refresh_these`, the others once their agents report, and this is for the silent ones."""
+        if self._touched:
+            self._refresh_row(self._touched.pop(), now)
+        else:
+            self._refresh_oldest(now)
+
+    def refresh_these(self, rows: Iterable[int], now: float) -> None:
+        """Those among them that were touched."""
+        for row in self._touched.intersection(rows):
             self._refresh_row(row, now)
-            budget -= 1
 
     def restart(self, replica: ReplicaState, generation: int) -> None:
         replica.restart(generation)
@@ -208,6 +227,15 @@ class Group:
             ready = (one.ready_since for one in self.replicas if one is not None and one.current is ModelState.READY)
             self._elder_since = min(ready, default=inf)
         return self._elder_since
+
+    def _refresh_oldest(self, now: float) -> bool:
+        """The row that was not refreshed for the longest time, if that is too long."""
+        for row, age in self._ages.items():
+            if age <= now - self.constants.refresh_s:
+                self._refresh_row(row, now)
+                return True
+            break
+        return False
 
     def _refresh_row(self, row: int, now: float) -> None:
         replica = self.replicas[row]
@@ -242,8 +270,3 @@ def _note(reasons: dict[int, str], row: int, why: str) -> None:
         reasons[row] = why
     else:
         reasons.pop(row, None)
-
-
-def _typical_ms(figures: list[float]) -> float:
-    per_token = figures[SLOW_PREFILL] + figures[HARM]
-    return figures[BASE] + figures[SLOW_STEP] * figures[STEPS_AHEAD] + per_token * TYPICAL_TOKENS

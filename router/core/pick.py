@@ -41,12 +41,22 @@ class Found(NamedTuple):
 
 
 def find(
-    group: Group, ask: Ask, match: Match, policy: Policy, *, exclude: Collection[str], adapter: str, rng: Rng
+    group: Group,
+    ask: Ask,
+    match: Match,
+    policy: Policy,
+    *,
+    exclude: Collection[str],
+    adapter: str,
+    rng: Rng,
+    now: float,
 ) -> Found | None:
     """By the model's policy among those that are ready; by time where all must be loaded first and the policy knows
     only ready ones; and without regard to health before nobody is found."""
     for heed_health in (True, False) if group.barred else (True,):
-        field = contenders(group, ask, match, exclude=exclude, adapter=adapter, heed_health=heed_health, rng=rng)
+        field = contenders(
+            group, ask, match, exclude=exclude, adapter=adapter, heed_health=heed_health, rng=rng, now=now
+        )
         for rule in (policy,) if policy.loads else (policy, BY_TIME):
             made = rule.score(field, rng)
             score = made if isinstance(made, list) else made.tolist()
@@ -100,6 +110,7 @@ def contenders(
     adapter: str,
     heed_health: bool,
     rng: Rng,
+    now: float,
 ) -> Contenders:
     """All replicas of the model, or the promising ones of many."""
     if not group.large:
@@ -108,7 +119,8 @@ def contenders(
         matched = group.index.spread(match, len(columns)) if match else None
         extra = group.adapter_ms(adapter) if adapter else None
     else:
-        rows, matched = candidate_rows(group, match, rng=rng)
+        rows, matched = candidate_rows(group, ask, match, rng=rng)
+        group.refresh_these(rows, now)
         columns, hots = [group.columns[row] for row in rows], [group.hots[row] for row in rows]
         extra = [group.adapter_ms(adapter)[row] for row in rows] if adapter else None
     return Contenders(
@@ -123,18 +135,25 @@ def contenders(
     )
 
 
-def candidate_rows(group: Group, match: Match, *, rng: Rng) -> tuple[list[int], list[float]]:
-    """Who holds most of the prompt, who has least to do, and a few strangers, with the bytes that each holds: whom the
-    rule would hardly ever pass over, at a cost that does not grow with the fleet."""
-    constants, index, chance = group.constants, group.index, rng.random()
-    size = len(group)
-    # More than a quarter of the fleet: some of them are among those with least to do. A row may be there by two bits.
-    holders, unread = index.most(match, constants.holders, too_many=size / 4, chance=chance)
+def candidate_rows(group: Group, ask: Ask, match: Match, *, rng: Rng) -> tuple[list[int], list[float]]:
+    """Of those who hold most of the prompt, those who have least to do and a few strangers, the ones that look best at
+    first sight, with the bytes that each holds: at a cost that does not grow with the fleet."""
+    constants, index = group.constants, group.index
+    ahead, per_token = group.ahead, group.per_token
+    size, chance = len(group), rng.random()
+    # Of sets of more than a quarter of the fleet (two bits a replica), some are among those with least to do.
+    held, unread = index.most(match, constants.holders, too_many=size / 2, chance=chance)
     others = dict.fromkeys(group.shortlist.cheapest(constants.shortlist, chance))
     for _ in range(constants.strangers):
         others[int(rng.random() * size)] = None
-    more = [row for row in others if row not in holders]
-    return [*holders, *more], [*holders.values(), *index.matched(unread, more)]
+    more = [row for row in others if row not in held]
+    rows, matched = [*held, *more], [*held.values(), *index.matched(unread, more)]
+    prompt, per_byte = ask.prompt_tokens, ask.per_byte
+    sights = [
+        ahead[row] + per_token[row] * (prompt - bytes_ * per_byte) for row, bytes_ in zip(rows, matched, strict=True)
+    ]
+    best = sorted(range(len(rows)), key=sights.__getitem__)[: constants.scored]
+    return [rows[place] for place in best], [matched[place] for place in best]
 
 
 def why_out(group: Group, rows: Iterable[int], exclude: Collection[str]) -> dict[str, str]:
