@@ -27,6 +27,7 @@ from router.app import RouterApp
 from router.core.model import Fleet
 from router.downstream.protocol import RouterProtocol
 from router.fleet.view import View, served_models
+from router.garbage import keep_out_of_the_way
 from router.settings import RouterSettings
 from router.upstream.connection import EngineConnection
 from wire.memory import MemoryRegistry
@@ -137,6 +138,7 @@ class Bench:
 async def measure(*, requests: int, rounds: int, replicas: int) -> float:
     """Microseconds of CPU per request, in the best round: what others do on the machine only adds."""
     best = float("inf")
+    keep_out_of_the_way()
     with tempfile.TemporaryDirectory(prefix="bench-plain-") as directory:
         bench = Bench(directory, replicas)
         answer = await bench.ask()

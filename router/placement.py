@@ -54,9 +54,7 @@ class Placement:
 
         With `until` a stream is to go on: it also waits for a replica to come back, be it the one that broke. Only a
         first attempt asks the gate: who was let in once does not queue again behind others."""
-        started = self._clock()
-        limit = until or min(started + self._hold_limit_s, call.patience.first_token_until)
-        limit = min(limit, call.patience.total_until)
+        started, limit = self._clock(), 0.0
         passed = again = bool(tried or until)
         while True:
             now = self._clock()
@@ -77,6 +75,9 @@ class Placement:
                     if not until:
                         raise self._nobody(call, decision, now)
                     tried.clear()
+            limit = limit or min(
+                until or min(started + self._hold_limit_s, call.patience.first_token_until), call.patience.total_until
+            )
             if now >= limit:
                 raise self._nobody(call, decision, now)
             if not until and self._held[call.model] >= self._held_limit:

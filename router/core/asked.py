@@ -26,7 +26,6 @@ COMPLETIONS_LIMIT = 16
 _NULL = msgspec.Raw(b"null")
 _NO_TOOLS = msgspec.Raw(b"[]")
 _NO_CALL = msgspec.Raw(b'"none"')
-_PROBE_BYTES = 64
 _BLANK = frozenset(b" \t\r\n")
 
 
@@ -59,7 +58,8 @@ class StreamOptions(msgspec.Struct):
 
 
 class Params(msgspec.Struct, kw_only=True):
-    """The fields we read, by their names in the body. None and JSON null both mean "not given"."""
+    """The fields we read, by their names in the body. None and JSON null both mean "not given". What is raw is a view
+    of the body, no copy."""
 
     model: str | None = None
     messages: msgspec.Raw = _NULL
@@ -102,14 +102,6 @@ class Asked(msgspec.Struct, frozen=True):
     @property
     def streams(self) -> bool:
         return bool(self.params.stream)
-
-    def where(self, member: msgspec.Raw) -> bytes | memoryview:
-        """The bytes of a member, which the body holds already: found by how they begin and end, for comparing them all
-        would cost more than copying. What begins and ends alike is taken for it; else they are copied."""
-        seen = memoryview(member)
-        at = self.body.find(bytes(seen[:_PROBE_BYTES]))
-        found = memoryview(self.body)[at : at + len(seen)] if at >= 0 else seen[:0]
-        return found if bytes(found[-_PROBE_BYTES:]) == bytes(seen[-_PROBE_BYTES:]) else bytes(member)
 
     @property
     def resumable(self) -> bool:

@@ -56,6 +56,7 @@ class DirectStream(RequestResponseCycle):
         "on_resume",
         "response_complete",
         "started",
+        "tasks",
         "transport",
     )
 
@@ -89,6 +90,8 @@ class DirectStream(RequestResponseCycle):
         self.transport = connection.transport
         self.flow = connection.flow
         self.default_headers = connection.server_state.default_headers
+        self.tasks = connection.server_state.tasks
+        """What the server waits for when it leaves."""
         self.on_response = connection.on_response_complete
         self.body: bytes | bytearray = b""  # type: ignore[assignment]
         self.more_body = True
@@ -131,16 +134,17 @@ class DirectStream(RequestResponseCycle):
         try:
             await super().run_asgi(app)
         finally:
+            self.tasks.discard(asyncio.current_task())
             self.scope.clear()  # type: ignore[attr-defined]  # it refers to this stream
 
     async def serve(self, handler: Callable[..., Awaitable[None]], *arguments: Any) -> None:
         """Run the handler; a client that leaves cancels it, and that is no error."""
         task = self._task = asyncio.current_task()
         assert task is not None
-        if self.disconnected:
-            self.gone = True
-            return
         try:
+            if self.disconnected:
+                self.gone = True
+                return
             await handler(*arguments)
             if not (self.response_complete or self.gone):
                 raise RuntimeError("a request was left without the end of its answer")
@@ -153,6 +157,7 @@ class DirectStream(RequestResponseCycle):
             self.transport.close()
         finally:
             self._task = None
+            self.tasks.discard(task)
             self.on_response = _ignore  # it refers to the connection, which refers to this stream
 
     async def read_body(self, limit_bytes: int) -> bytes:

@@ -95,6 +95,9 @@ class RouterProtocol(HttpToolsProtocol):
             if self.head_bytes > HEAD_LIMIT_BYTES:
                 self.refuse(_head_too_large())
 
+    cycle: DirectStream
+    """Of the request that was read last."""
+
     def on_message_begin(self) -> None:
         self.url = b""
         self.headers = []
@@ -135,18 +138,16 @@ class RouterProtocol(HttpToolsProtocol):
             self.pipeline.appendleft((stream, self.app))
 
     def on_body(self, body: bytes) -> None:
-        stream = self.streams[-1] if self.in_body and self.streams else None
-        if stream is None or stream.response_complete:
-            return
-        stream.take(body)
-        if len(stream.body) > HIGH_WATER_LIMIT:
-            self.flow.pause_reading()
+        stream = self.cycle
+        if self.in_body and not stream.response_complete:
+            stream.take(body)
+            if len(stream.body) > HIGH_WATER_LIMIT:
+                self.flow.pause_reading()
 
     def on_message_complete(self) -> None:
         if not self.in_body:
             return  # of a request that is parsed a second time
-        if self.streams and not self.streams[-1].response_complete:
-            self.streams[-1].taken()
+        self.cycle.taken()
         self.in_body = False
         self.read_deadline = 0.0
 
@@ -154,9 +155,7 @@ class RouterProtocol(HttpToolsProtocol):
         assert isinstance(cycle, DirectStream)
         endpoint = cycle.endpoint
         way = cycle.run_asgi(app) if endpoint is None else endpoint.serve(cycle.headers, cycle)
-        task = self.loop.create_task(way)
-        task.add_done_callback(self.tasks.discard)
-        self.tasks.add(task)
+        self.tasks.add(self.loop.create_task(way))  # it takes itself out, which saves a callback
 
     def on_response_complete(self) -> None:
         if self.streams:
