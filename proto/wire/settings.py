@@ -202,6 +202,8 @@ def _explain(message: str, origins: Mapping[str, str], known: Sequence[Field], s
         return f"{_join(at, unknown)}: no such setting{f', but there is {near[0]}' if near else ''} (from file)"
     if what.startswith("Invalid enum value"):
         what += "".join(f"; it is one of {', '.join(_choices(f))}" for f in known if ".".join(f.path) == at)
+    if "matching regex" in what:
+        what += "".join(f": {f.description}" for f in known if ".".join(f.path) == at and f.description)
     given = [f"{name} from {origin}" for name, origin in origins.items() if not at or f"{name}.".startswith(f"{at}.")]
     return f"{at + ': ' if at else ''}{what} ({', '.join(given) or 'from file'})"
 

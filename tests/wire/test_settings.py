@@ -33,6 +33,7 @@ class Example(Settings, frozen=True, kw_only=True):
     drain_limit_s: float = 30.0
     quiet: bool = False
     level: LogLevel = LogLevel.INFO
+    peer: Annotated[str, Meta(pattern=r"^[^/]+:[0-9]+$", description="host:port of the other side")] = "a:1"
     tags: tuple[Annotated[str, Meta(min_length=2)], ...] = ()
     tls: Tls = Tls()
     routes: tuple[Route, ...] = ()
@@ -64,6 +65,7 @@ def test_defaults_file_environment_and_flags_overrule_each_other_in_this_order(f
         "drain_limit_s": "default",
         "quiet": "--quiet",
         "level": "default",
+        "peer": "default",
         "tags": "file",
         "tls.cert": "--tls-cert",
         "tls.key": "file",
@@ -112,6 +114,7 @@ def test_every_setting_is_in_the_help_with_its_default_and_variable(capsys: pyte
         ("", {"TLS_CERT": "c"}, (), ("tls:", "belong together", "tls.cert from SWITCHYARD_EXAMPLE_TLS_CERT")),
         ("prot = 1", {}, (), ("prot: no such setting, but there is port", "file")),
         ("colour = 1", {}, (), ("colour: no such setting (from file)",)),
+        ("", {}, ("--peer", "nonsense"), ("peer:", "host:port of the other side", "from --peer")),
         ("", {}, ("--level", "loud"), ("level:", "'loud'", "one of debug, info, warning, error", "from --level")),
         ("tls = {certificate = 'c'}", {}, (), ("tls.certificate: no such setting", "file")),
         ("routes = [{}]", {}, (), ("routes.to: required", "file")),
