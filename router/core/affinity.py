@@ -46,10 +46,12 @@ def chain(seed: str, prompt: bytes | memoryview) -> list[int]:
     size = len(prompt)
     if size < BLOCK_BYTES:
         return []
-    if size <= EDGES[EXACT_BLOCKS - 1]:
-        prompt = bytes(prompt)  # parts of a view hash at half the speed; longer ones are not copied all the same
     key = hash(seed)
-    return [key := hash((key, prompt[part])) for part in SLICES[: _blocks(size)]]
+    if size <= EDGES[EXACT_BLOCKS - 1]:
+        prompt = bytes(prompt)  # parts of a view hash at half the speed
+        return [key := hash((key, prompt[part])) for part in SLICES[: _blocks(size)]]
+    # Longer ones are copied part by part: a view of what cannot be hashed, as msgspec.Raw, has no hash of its own.
+    return [key := hash((key, bytes(prompt[part]))) for part in SLICES[: _blocks(size)]]
 
 
 def _blocks(size: int) -> int:

@@ -303,6 +303,13 @@ async def test_continuous_usage_does_not_hold_the_stream_back() -> None:
             assert running == await anext(answer.aiter_raw())
 
 
+@pytest.mark.parametrize("size", [0, 100, 5_000, 50_000, 900_000])
+async def test_a_prompt_of_any_size_is_placed(size: int) -> None:
+    async with router_with(plays) as (router, _):
+        messages = [{"role": "user", "content": "x" * size}]
+        assert 200 == (await router.chat(messages=messages)).status_code
+
+
 async def test_a_draining_router_finishes_its_streams_and_takes_no_new_ones() -> None:
     go_on = asyncio.Event()
 
