@@ -44,6 +44,8 @@ class Enrolment(msgspec.Struct, frozen=True, kw_only=True):
     node: str = "loadtest"
     region: str = "local"
     api_key: str = ""
+    token_ids: bool = False
+    """The engines return and take token ids, as vLLM does."""
 
 
 def records(enrolment: Enrolment, *, agent: str, started_unix_ns: int) -> list[Record]:
@@ -66,6 +68,7 @@ def records(enrolment: Enrolment, *, agent: str, started_unix_ns: int) -> list[R
             generation=1,
             device_class="loadtest",
             max_num_seqs=20_000,
+            token_ids=enrolment.token_ids,
         )
         for number, engine in enumerate(enrolment.engines)
     ]
@@ -150,10 +153,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--node", default="loadtest")
     parser.add_argument("--region", default="local")
     parser.add_argument("--key", default="", help="API key to create")
+    parser.add_argument("--token-ids", action="store_true", help="the engines return and take token ids, as vLLM does")
     parser.add_argument("--wait", type=float, default=REGISTRY_LIMIT_S, metavar="SECONDS", help="for the registry")
     args = parser.parse_args(argv)
     enrolment = Enrolment(
-        engines=tuple(args.engines.split(",")), model=args.model, node=args.node, region=args.region, api_key=args.key
+        engines=tuple(args.engines.split(",")),
+        model=args.model,
+        node=args.node,
+        region=args.region,
+        api_key=args.key,
+        token_ids=args.token_ids,
     )
     try:
         asyncio.run(run(args.registry, enrolment, wait_s=args.wait))

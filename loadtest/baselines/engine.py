@@ -28,8 +28,9 @@ from router.listen import hands
 _CHUNK = (
     b'data: {"id":"chatcmpl-00000000000000000000000000000000","object":"chat.completion.chunk","created":1700000000,'
     b'"model":"%b","choices":[{"index":0,"delta":{"content":"@%019d"},"logprobs":null,"finish_reason":%b,'
-    b'"token_ids":null}]}\n\n'
+    b'"token_ids":%b}]%b}\n\n'
 )
+_PROMPT_IDS = b',"prompt_token_ids":[%b]' % b",".join(b"%d" % token for token in range(1000, 1016))
 _USAGE = (
     b'data: {"id":"chatcmpl-00000000000000000000000000000000","object":"chat.completion.chunk","created":1700000000,'
     b'"model":"%b","choices":[],"usage":{"prompt_tokens":16,"total_tokens":%d,"completion_tokens":%d}}\n\n'
@@ -60,6 +61,7 @@ class Request(msgspec.Struct):
     max_tokens: int | None = None
     max_completion_tokens: int | None = None
     stream_options: StreamOptions | None = None
+    return_token_ids: bool = False
 
 
 class Engine:
@@ -83,6 +85,7 @@ class Serving(asyncio.Protocol):
         self._blocked = False
         self._left = 0
         self._tokens = 0
+        self._ids = self._prompt_ids = b""
         self._interval_s = 0.0
         self._next = 0.0
         self._usage = False
@@ -138,6 +141,7 @@ class Serving(asyncio.Protocol):
         engine.running += 1
         self._left = self._tokens
         self._usage = request.stream_options is not None and request.stream_options.include_usage
+        self._ids, self._prompt_ids = (b"[1808]", _PROMPT_IDS) if request.return_token_ids else (b"null", b"")
         self._interval_s = engine.pace.interval_s
         self._next = engine.loop.time() + engine.pace.first_s
         self._transport.write(_STREAM_HEAD)
@@ -149,7 +153,8 @@ class Serving(asyncio.Protocol):
     def _emit(self) -> None:
         self._left -= 1
         reason = b"null" if self._left else b'"length"'
-        event = _CHUNK % (self._engine.model, time.monotonic_ns(), reason)
+        event = _CHUNK % (self._engine.model, time.monotonic_ns(), reason, self._ids, self._prompt_ids)
+        self._prompt_ids = b""
         if not self._left:
             if self._usage:
                 event += _USAGE % (self._engine.model, 16 + self._tokens, self._tokens)

@@ -31,7 +31,7 @@ def registry(directory: Path) -> tuple[Command, str]:
 def enrolment(site: Site, endpoint: str) -> Command:
     """Registers the engines and a key, and reports on them, until it is stopped."""
     program = (sys.executable, "-m", "loadtest.register", "--registry", endpoint)
-    what = ("--engines", ",".join(site.engines), "--model", site.model, "--key", KEY)
+    what = ("--engines", ",".join(site.engines), "--model", site.model, "--key", KEY, "--token-ids")
     return Command(name="register", argv=(*program, *what), ready="registered")
 
 
