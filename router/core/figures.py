@@ -124,10 +124,9 @@ def _beside(other: ReplicaState, routers: int, now: float) -> tuple[float, float
 def _at_least(learned: float, ledger: Ledger, now: float, constants: Constants) -> float:
     """The slowness that was learned, or more when a request has already waited longer than that explains."""
     oldest = ledger.oldest_waiting()
-    if oldest is None or oldest.expected_ms <= 0.0:
-        return learned
-    seen = constants.censored_share * 1000.0 * (now - oldest.sent_at) / oldest.expected_ms
-    return max(learned, seen)
+    assert oldest is not None
+    waited_ms = 1000.0 * (now - oldest.sent_at)
+    return max(learned, constants.censored_share * waited_ms / oldest.expected_ms) if oldest.expected_ms else learned
 
 
 def _ramp(age_s: float, elder_s: float, constants: Constants) -> float:

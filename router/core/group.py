@@ -163,7 +163,7 @@ class Group:
         figures = figures_of(
             replica,
             able=not unable,
-            elder_since=self._elder() if self._elder_since is None else self._elder_since,
+            elder_since=self._elder_since if self._elder_since is not None else self._elder(),
             routers=self.routers,
             now=now,
             constants=self.constants,
@@ -223,19 +223,17 @@ class Group:
 
     def _elder(self) -> float:
         """When the longest ready replica became so; looked up anew when one joined, left or changed its state."""
-        if self._elder_since is None:
-            ready = (one.ready_since for one in self.replicas if one is not None and one.current is ModelState.READY)
-            self._elder_since = min(ready, default=inf)
+        ready = (one.ready_since for one in self.replicas if one is not None and one.current is ModelState.READY)
+        self._elder_since = min(ready, default=inf)
         return self._elder_since
 
     def _refresh_oldest(self, now: float) -> bool:
         """The row that was not refreshed for the longest time, if that is too long."""
-        for row, age in self._ages.items():
-            if age <= now - self.constants.refresh_s:
-                self._refresh_row(row, now)
-                return True
-            break
-        return False
+        row, at = next(iter(self._ages.items()), (-1, inf))
+        if at > now - self.constants.refresh_s:
+            return False
+        self._refresh_row(row, now)
+        return True
 
     def _refresh_row(self, row: int, now: float) -> None:
         replica = self.replicas[row]

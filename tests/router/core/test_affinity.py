@@ -91,6 +91,7 @@ def test_sets_read_once_follow_the_replicas_that_come_and_go() -> None:
         index.add(row, capacity_bytes=WHOLE)
         index.insert(row, keys)
     assert [512.0] * 2 * FEW == matched(index, keys, 2 * FEW)
+    assert [512.0] * 2 * FEW == matched(index, keys, 2 * FEW)
     index.remove(3)
     assert 0.0 == matched(index, keys, 2 * FEW)[3]
     index.add(3, capacity_bytes=WHOLE)

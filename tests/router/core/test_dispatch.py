@@ -537,3 +537,36 @@ def test_a_substitute_is_named_only_where_policy_has_one_the_client_allows_it_an
     assert core.substitute(shape("m"), now=0.0) is None
     assert core.substitute(shape("n", fallback_allowed=True), now=0.0) is None
     assert core.substitute(shape("small", fallback_allowed=True), now=0.0) is None
+
+
+def test_an_answer_that_waits_for_nobody_is_expected_to_decode_for_its_usual_length() -> None:
+    core = dispatcher(replica("a"), replica("e", model="e", task=Task.EMBED))
+    decision, _ = send(core, shape(max_tokens=100))
+    short, long = (core.decode_ms(decision, shape(max_tokens=size)) for size in (10, 100))
+    assert 0.0 < 9.0 * short < long < 11.0 * short
+    assert 0.0 == core.decode_ms(core.pick(shape("nobody"), now=0.0), shape("nobody"))
+    asked = shape("e", embedding=True)
+    assert 0.0 == core.decode_ms(core.pick(asked, now=0.0), asked)
+    core.apply(fleet(), 1.0)
+    assert 0.0 == core.decode_ms(decision, shape(max_tokens=100))
+
+
+def test_the_decisions_about_a_request_are_told_as_chapters_to_who_tells_the_story() -> None:
+    core = dispatcher(replica("a"))
+    send(core)
+    (chapter,) = core.chapters("r")
+    assert "send a: the best by expected_time of 1" == chapter.said
+    assert [] == core.chapters("another")
+
+
+def test_of_many_replicas_those_that_are_looked_at_are_made_anew_when_something_happened_to_them() -> None:
+    core = dispatcher(*(replica(f"r{n}") for n in range(20)), constants=Constants(scan_limit=10, explore=0.0))
+    for n in range(30):
+        asked = [shape(prompt=bytes([n, second]) * 4000) for second in range(2)]
+        decisions = [core.pick(one, now=0.0) for one in asked]
+        for decision, one in zip(decisions, asked, strict=True):
+            core.begin(decision, one, 0.0)
+    counts = core.in_flight().values()
+    assert 60 == sum(counts)
+    assert 20 == len(counts)
+    assert max(counts) - min(counts) <= 3

@@ -124,3 +124,24 @@ def test_between_reports_other_routers_are_taken_to_send_as_we_do() -> None:
     assert 1500.0 + 200.0 == ledger.backlog(routers=1, now=0.2)
     ledger.start(first, 0.2)
     assert 1000.0 + 200.0 == ledger.backlog(routers=8, now=0.2)
+
+
+@pytest.mark.parametrize("routers", [1, 3])
+@pytest.mark.parametrize("now", [0.1, 5.0])
+def test_one_look_at_a_ledger_says_the_same_as_three(routers: int, now: float) -> None:
+    ledger = Ledger(Constants())
+    ledger.send(uncached=700.0, context=900.0, sequences=1, now=0.0)
+    report = load("a", waiting=3, running=4, waiting_uncached_tokens=1500.0, kv_use=0.5, kv_capacity_tokens=10_000)
+    ledger.reconcile(report, 0.0)
+    ledger.start(ledger.send(uncached=50.0, context=60.0, sequences=2, now=0.0), 0.1)
+    one_by_one = (ledger.decoding, ledger.backlog, ledger.kv_tokens)
+    assert ledger.totals(routers, now) == tuple(look(routers=routers, now=now) for look in one_by_one)
+
+
+def test_what_started_after_a_report_was_made_is_not_taken_for_ours_in_it() -> None:
+    ledger = Ledger(Constants())
+    ledger.send(uncached=700.0, context=900.0, sequences=1, now=0.0)
+    ledger.start(ledger.send(uncached=50.0, context=60.0, sequences=2, now=0.0), 0.1)
+    ledger.reconcile(load("a", waiting=2, waiting_uncached_tokens=800.0, seen=1), 0.2)
+    assert 100.0 == ledger.other_tokens
+    assert 1.0 == ledger.other_sequences
