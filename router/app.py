@@ -101,7 +101,13 @@ class RouterApp:
         self.busy = Busy()
         self.gate = self._make_gate(rng)
         self.attempts = Attempts(
-            self.pool, self.dispatcher, settings, busy=self.busy, rng=rng, on_change=self.gate.stir
+            self.pool,
+            self.dispatcher,
+            settings,
+            view=self._view,
+            busy=self.busy,
+            rng=rng,
+            on_change=self.gate.stir,
         )
         self.recent = Recent(self.dispatcher.chapters)
         self.kept = KeptStreams(limit_bytes=settings.kept_limit_bytes, rng=rng)

@@ -24,6 +24,7 @@ from router.core.usage import Usage
 from router.core.usage import read as read_usage
 from router.course import Course
 from router.downstream.stream import Outlet
+from router.fleet.view import View, ready_beside
 from router.relay import Limits, Relay
 from router.resume import FirstLeg, SplicedLeg, Story, WholeLeg
 from router.settings import RouterSettings
@@ -119,6 +120,7 @@ class Attempts:
         dispatcher: Dispatcher,
         settings: RouterSettings,
         *,
+        view: Callable[[], View],
         busy: Busy,
         rng: Random,
         on_change: Callable[[], None] = lambda: None,
@@ -126,6 +128,7 @@ class Attempts:
         self._pool = pool
         self._dispatcher = dispatcher
         self._settings = settings
+        self._view = view
         self._busy = busy
         self._rng = rng
         self._on_change = on_change
@@ -135,7 +138,7 @@ class Attempts:
         self._authorization = b"authorization: Bearer %b\r\n" % key if key else b""
         self._limits = Limits(answer_bytes=settings.answer_limit_bytes, event_bytes=settings.event_limit_bytes)
         self._said: dict[str, Heard | None] = {}
-        self._heard = self._heard_once  # bound once: open answers share it
+        self._heard, self._elsewhere = self._heard_once, self._another_could  # bound once: open answers share them
         self.active: dict[Relay, Job] = {}
         """What the sweep looks at."""
         self.moving: Collection[str] = ()
@@ -204,8 +207,12 @@ class Attempts:
                 relay.stop(Code.MOVED, "the replica is being drained")
 
     def _relay(self, call: Call, client: Outlet, job: Job, attempt: Attempt, flight: Flight) -> Relay:
-        course = Course(call, client, job, flight, self._on_change, self._heard)
+        course = Course(call, client, job, flight, self._on_change, self._heard, self._elsewhere)
         return Relay(attempt, client, editor=job.editor, choices=job.choices, course=course, limits=self._limits)
+
+    def _another_could(self, call: Call) -> bool:
+        """A replica that has not been tried for this call could take it."""
+        return ready_beside(self._view().fleet, call.attempts[-1].replica, {a.replica.replica for a in call.attempts})
 
     def _heard_once(self, replica: str, now: float) -> Heard | None:
         """What its agent said of a replica, asked once in a sweep for all that wait for it."""

@@ -10,7 +10,7 @@ import msgspec
 from router.call import Call, served_model
 from router.core import stall
 from router.core.model import Flight
-from router.core.stall import Heard
+from router.core.stall import Heard, Sign
 from router.downstream.stream import Outlet
 from router.resume import WholeLeg
 
@@ -28,6 +28,7 @@ class Course(msgspec.Struct):
     _flight: Flight
     _on_change: Callable[[], None]
     _heard: Callable[[str, float], Heard | None]
+    _elsewhere: Callable[[Call], bool]
 
     def started(self, relay: Relay) -> None:
         call, client, job = self._call, self._client, self._job
@@ -63,7 +64,9 @@ class Course(msgspec.Struct):
         if not relay.attempt.first_token:
             expected_s = 0.001 * job.decision.expected_p90_ms
             shows = not isinstance(job.editor, WholeLeg)
-            return stall.first_limit_s(sign, expected_s=expected_s, cap_s=cap_s, streams=shows)
+            limit_s = stall.first_limit_s(sign, expected_s=expected_s, cap_s=cap_s, streams=shows)
+            given_up = silent_s > limit_s and (sign is Sign.GONE or self._elsewhere(self._call))
+            return limit_s if given_up else cap_s
         limit_s = stall.stream_limit_s(sign, interval_s=relay.interval_s, cap_s=cap_s, named=job.replica.token_ids)
         return limit_s if silent_s > limit_s and job.movable() else cap_s
 

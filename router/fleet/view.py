@@ -43,17 +43,20 @@ def served_models(fleet: Fleet) -> frozenset[str]:
 
 def to_be_left(fleet: Fleet) -> frozenset[str]:
     """Replicas drained at once whose work another ready one could take over: without one, theirs is to stay."""
+    return frozenset(
+        left.replica for left in fleet.replicas.values() if left.moving and ready_beside(fleet, left, {left.replica})
+    )
 
-    def could_take_over(other: Replica, left: Replica) -> bool:
+
+def ready_beside(fleet: Fleet, left: Replica, tried: Collection[str]) -> bool:
+    """Whether a ready replica that was not tried could do what this one does."""
+
+    def could_take_over(other: Replica) -> bool:
         node = fleet.nodes.get(other.node)
         same = (other.model, other.task) == (left.model, left.task) and set(left.adapters) <= set(other.adapters)
         return same and other.state is ModelState.READY and not other.moving and not (node and node.draining)
 
-    return frozenset(
-        left.replica
-        for left in fleet.replicas.values()
-        if left.moving and any(could_take_over(other, left) for other in fleet.replicas.values())
-    )
+    return any(could_take_over(other) for other in fleet.replicas.values() if other.replica not in tried)
 
 
 def with_answering(fleet: Fleet, before: Fleet, answering: Collection[str]) -> Fleet:
