@@ -334,22 +334,24 @@ class RouterApp:
             "switchyard_engine_connections_idle": Gauge("Engine connections kept for reuse", self.pool.idle_count),
             "switchyard_kept_streams": Gauge("Streams whose clients may come back", len(self.kept)),
             "switchyard_kept_bytes": Gauge("Bytes kept for them", self.kept.size),
-            "switchyard_kept_returned": Gauge("Clients that came back to a stream", self.kept.returned, total),
-            "switchyard_kept_expired": Gauge("Streams ended: nobody came back", self.kept.expired, total),
-            "switchyard_kept_refused": Gauge("Clients that could not come back", self.kept.refused, total),
-            "switchyard_kept_no_room": Gauge("Streams not kept: kept_limit_bytes", self.kept.unkept, total),
+            "switchyard_kept_returned_total": Gauge("Clients that came back to a stream", self.kept.returned, total),
+            "switchyard_kept_expired_total": Gauge("Streams ended: nobody came back", self.kept.expired, total),
+            "switchyard_kept_refused_total": Gauge("Clients that could not come back", self.kept.refused, total),
+            "switchyard_kept_no_room_total": Gauge("Streams not kept: kept_limit_bytes", self.kept.unkept, total),
             "switchyard_registry_connected": Gauge(
                 "1 while the registry's watch is up", float(self.watch.connected), each
             ),
             "switchyard_view_revision": Gauge("Registry revision of the view", self.watch.view.fleet.revision, each),
             "switchyard_view_age_seconds": Gauge("Since the last change of the view", age_s, each),
             "switchyard_nodes_reporting": Gauge("Nodes whose load stream is up", len(self.loads.connected), each),
-            "switchyard_journal_records": Gauge("Usage records written", self.journal.written, total),
+            "switchyard_journal_records_total": Gauge("Usage records written", self.journal.written, total),
             "switchyard_journal_pending": Gauge("Usage records waiting for the disk", self.journal.pending),
             "switchyard_journal_blocked": Gauge(
                 "1 while usage records cannot be written", float(self.journal.blocked), each
             ),
-            "switchyard_journal_lost": Gauge("Usage records dropped: the disk was full", self.journal.lost, total),
+            "switchyard_journal_lost_total": Gauge(
+                "Usage records dropped: the disk was full", self.journal.lost, total
+            ),
         }
 
 

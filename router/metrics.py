@@ -17,7 +17,7 @@ from prometheus_client.registry import Collector
 from router.call import Call
 from router.core.checks import Accuracy
 from router.workers.channel import Told
-from router.workers.tally import Buckets, Figures, Gauge, each, total
+from router.workers.tally import Buckets, Figures, Gauge, Joined, each, total
 
 LATENCY_BUCKETS_S = (0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5.12, 10.24, 20.48, 40.96, 81.92)
 """The buckets of OpenTelemetry's GenAI conventions."""
@@ -110,7 +110,8 @@ class FiguresCollector(Collector):
         yield from self._under_pressure()
         yield from self._predictions()
         for name, gauge in self._all.gauges.items():
-            yield GaugeMetricFamily(name, gauge.text, value=gauge.value)
+            family = CounterMetricFamily if gauge.joined is Joined.TOTAL else GaugeMetricFamily
+            yield family(name, gauge.text, value=gauge.value)
         for name, (text, values) in self._each.items():
             yield _by_worker(name, text, values)
         if self._told is not None:

@@ -71,6 +71,8 @@ class Placement:
                     self._waker.wake(decision.replica)
                 case Verdict.HOLD:
                     pass
+                case Verdict.MISFIT:
+                    raise Refused(Code.INVALID_REQUEST, f"The model {decision.reason}.", param="model")
                 case Verdict.UNKNOWN_MODEL | Verdict.NONE:
                     if not until:
                         raise self._nobody(call, decision, now)

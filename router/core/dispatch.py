@@ -97,7 +97,10 @@ class CoreDispatcher:
         fallback = hold.Way(Verdict.SEND, instead.expected_ms) if instead else None
         way = hold.least(own, spill=self._spill(shape.model, now), fallback=fallback, constants=self._constants)
         if way is None:
-            return verdicts.nobody(shape, self._group(shape.model, shape.embedding), exclude, self._constants)
+            group = self._group(shape.model, shape.embedding)
+            if group is None and self._group(shape.model, not shape.embedding) is not None:
+                return verdicts.misfit(shape)
+            return verdicts.nobody(shape, group, exclude, self._constants)
         if way.verdict is Verdict.SPILL:
             reason = f"region {way.where} is expected to answer in {way.expected_ms:.0f} ms"
             return Decision(verdict=Verdict.SPILL, region=way.where, expected_ttft_ms=way.expected_ms, reason=reason)

@@ -90,6 +90,8 @@ class Verdict(enum.StrEnum):
     NONE = "none"
     """No replica of a known model; 503 with `retry_after_s`."""
     UNKNOWN_MODEL = "unknown_model"
+    MISFIT = "misfit"
+    """The model's replicas serve another endpoint: waiting would not help."""
 
 
 class Candidate(msgspec.Struct, kw_only=True):

@@ -81,6 +81,12 @@ def wait(found: Found, way: Way, constants: Constants) -> Decision:
     )
 
 
+def misfit(shape: Shape) -> Decision:
+    """The model is here, for another kind of request."""
+    serves, asked_for = ("chat or completions", "embeddings")[:: 1 if shape.embedding else -1]
+    return Decision(verdict=Verdict.MISFIT, reason=f"{shape.model!r} serves {serves}, not {asked_for}")
+
+
 def nobody(shape: Shape, group: Group | None, exclude: Collection[str], constants: Constants) -> Decision:
     if group is None:
         what = "embeddings" if shape.embedding else "chat or completions"

@@ -41,6 +41,8 @@ REQUEST_ID = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
 
 _RARE = limits.HEADERS | {b"tracestate", b"x-switchyard-explain", b"x-switchyard-fallback", b"last-event-id"}
 
+_OFF = frozenset({b"", b"0", b"false", b"no", b"off"})
+
 Walk = Callable[[Call, ClientStream], Coroutine[Any, Any, None]]
 
 
@@ -95,14 +97,18 @@ class ModelEndpoint:
         )
         if not _RARE.isdisjoint(headers):
             call.tracestate = get(b"tracestate", b"")[:512].decode("latin-1")
-            call.explain = b"x-switchyard-explain" in headers
-            call.fallback = b"x-switchyard-fallback" in headers
+            call.explain = switched_on(headers, b"x-switchyard-explain")
+            call.fallback = switched_on(headers, b"x-switchyard-fallback")
             call.last_event_id = get(b"last-event-id", b"")
             call.limits = {name: headers[name] for name in limits.HEADERS if name in headers}
         return call
 
     def _new_id(self) -> str:
         return f"req-{self._rng.getrandbits(96):024x}"
+
+
+def switched_on(headers: Named, name: bytes) -> bool:
+    return headers.get(name, b"").strip().lower() not in _OFF
 
 
 class ModelCard(msgspec.Struct):

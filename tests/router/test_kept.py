@@ -522,7 +522,7 @@ async def test_why_and_metrics_tell_of_the_return() -> None:
         story = (await router.client.get("/admin/why/r-1")).text
         assert ["at event 1", "at event 2"] == re.findall(r"its client came back.* (at event \d)", story)
         metrics = (await router.client.get("/metrics")).text
-        assert "switchyard_kept_returned 2.0" in metrics
+        assert "switchyard_kept_returned_total 2.0" in metrics
         assert "switchyard_kept_streams 1.0" in metrics
 
 

@@ -25,7 +25,7 @@ from tests.router.harness import (
     running_router,
     until,
 )
-from wire.records import ApiKey, ModelPolicy, ModelState, Tenant
+from wire.records import ApiKey, ModelPolicy, ModelState, Task, Tenant
 
 SHOWN = b"".join([*ANSWER[:3], DONE])
 
@@ -308,6 +308,22 @@ async def test_a_prompt_of_any_size_is_placed(size: int) -> None:
     async with router_with(plays) as (router, _):
         messages = [{"role": "user", "content": "x" * size}]
         assert 200 == (await router.chat(messages=messages)).status_code
+
+
+async def test_a_model_asked_for_what_it_does_not_serve_is_a_mistake_and_no_outage() -> None:
+    async with router_with(plays) as (router, engines):
+        await router.add_engine(engines[0], name="e.0", model="embedder", task=Task.EMBED)
+        answer = await router.chat(model="embedder")
+        error = answer.json()["error"]
+        assert (400, "model", False) == (answer.status_code, error["param"], "retry-after" in answer.headers)
+        assert "The model 'embedder' serves embeddings, not chat or completions." == error["message"]
+
+
+@pytest.mark.parametrize(("value", "shown"), [("1", True), ("true", True), ("0", False), ("false", False), ("", False)])
+async def test_a_header_that_switches_something_on_can_say_no(value: str, shown: bool) -> None:
+    async with router_with(plays) as (router, _):
+        answer = await router.chat(headers={"x-switchyard-explain": value})
+        assert shown == ("x-switchyard-decision" in answer.headers)
 
 
 async def test_a_draining_router_finishes_its_streams_and_takes_no_new_ones() -> None:

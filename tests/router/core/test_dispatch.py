@@ -260,10 +260,10 @@ def test_embeddings_and_chat_have_replicas_of_their_own() -> None:
     assert "a" == core.pick(shape(), now=0.0).replica
     assert "e" == core.pick(shape(embedding=True), now=0.0).replica
     alone = dispatcher(replica("a"))
-    nobody = alone.pick(shape(embedding=True), now=0.0)
-    assert (Verdict.NONE, True) == (nobody.verdict, "embeddings" in nobody.reason)
+    misfit = alone.pick(shape(embedding=True), now=0.0)
+    assert (Verdict.MISFIT, "'m' serves chat or completions, not embeddings") == (misfit.verdict, misfit.reason)
     pooling = dispatcher(replica("e", task=Task.EMBED))
-    assert "chat" in pooling.pick(shape(), now=0.0).reason
+    assert "'m' serves embeddings, not chat or completions" == pooling.pick(shape(), now=0.0).reason
 
 
 def test_an_adapter_is_served_by_replicas_of_its_base_that_have_it() -> None:
