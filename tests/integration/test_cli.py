@@ -11,7 +11,6 @@ from pathlib import Path
 
 import pytest
 
-from control.cli import main
 from control.registry_server import embedded_command
 from wire.connect import RegistrySettings, connect
 from wire.records import ModelState, Node, Replica, encode, key
@@ -187,15 +186,15 @@ def test_the_traceback_is_there_for_those_who_ask(cli: Cli) -> None:
     assert "Traceback" in cli("chat", "hello", SWITCHYARD_DEBUG="1").stderr
 
 
-def test_every_command_has_help_with_an_example(capsys: pytest.CaptureFixture[str]) -> None:
-    assert 0 == main(["--help"])
-    names = re.findall(r"^  ([a-z-]+)  +\S", capsys.readouterr().out.split("examples:")[0], re.MULTILINE)
+def test_every_command_has_help_with_an_example(cli: Cli) -> None:
+    overview = cli("--help")
+    assert 0 == overview.returncode
+    names = re.findall(r"^  ([a-z-]+)  +\S", overview.stdout.split("examples:")[0], re.MULTILINE)
     assert {"up", "router", "node-agent", "control", "nodes", "models", "keys", "drain", "chat"} <= set(names)
     for name in names:
-        with pytest.raises(SystemExit) as done:
-            main([name, "--help"])
-        assert 0 == done.value.code, name
-        assert "\nexample" in capsys.readouterr().out, name
+        shown = cli(name, "--help")
+        assert 0 == shown.returncode, (name, shown.stderr)
+        assert "\nexample" in shown.stdout, name
 
 
 @pytest.mark.parametrize(
