@@ -21,7 +21,7 @@ def unharmed(outcome: Outcome, plan: Plan) -> None:
 
 
 async def test_streams_survive_whatever_breaks_under_them(tmp_path: Path) -> None:
-    plan = Plan(streams=120, replicas=2, concurrency=60, tokens=(60, 120))
+    plan = Plan(streams=60, replicas=2, concurrency=60, tokens=(60, 120))
     unharmed(await run(plan, tmp_path), plan)
 
 

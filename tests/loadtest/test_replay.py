@@ -177,6 +177,7 @@ def test_without_a_peer_nothing_is_compared() -> None:
     assert "" == verdict.against_the_best({"switchyard": [TOLD]}, "switchyard")
 
 
+@pytest.mark.slow
 async def test_a_few_seconds_of_a_trace_are_answered_by_a_live_fleet(tmp_path: Path) -> None:
     load = msgspec.structs.replace(LOAD, seconds=4.0, max_output=30, plan="uniform")
     told = await replay_round.one_round(replay_round.CONTESTANTS["switchyard"], load, tmp_path)

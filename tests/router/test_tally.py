@@ -65,7 +65,7 @@ def test_the_page_of_several_workers_shows_sums_ended_workers_included_and_who_w
         'switchyard_ttft_prediction_spread_ratio{model="tiny"} 0.25',
         'switchyard_ttft_prediction_p90_coverage_ratio{model="tiny"} 0.9',
         "open 3.0",
-        "written 7.0",
+        "written_total 7.0",
         'age{worker="w1"} 2.0',
         "switchyard_workers 2.0",
         "switchyard_workers_silent 1.0",
