@@ -2,27 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
-import resource
-from collections.abc import Iterator
-
 import httpx
 import pytest
 
 from node_agent.engines.client import Blind, EngineClient, EngineSilent
-
-
-@contextlib.contextmanager
-def no_descriptor_left() -> Iterator[None]:
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    lowest_free = os.dup(0)
-    os.close(lowest_free)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (lowest_free, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+from tests.scarcity import no_descriptor_left
 
 
 async def test_an_agent_without_descriptors_is_blind_and_blames_no_engine() -> None:
