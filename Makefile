@@ -47,7 +47,7 @@ loadtest: $(STAMP) ## Locust, headless, against `switchyard up`; prints a table
 soak: $(STAMP) ## 10,000 requests, a third aborted at random moments; then nothing may be counted any more
 	$(BIN)/python -m loadtest.soak --requests 10000
 
-sim: $(STAMP) ## every policy and our rule's limits on simulated fleets in virtual time (two minutes; the whole: loadtest/sim)
+sim: $(STAMP) ## every policy and our rule's limits on simulated fleets in virtual time (a first look, some minutes; the whole: loadtest/sim)
 	$(BIN)/python -m loadtest.sim --quick
 
 compare: $(STAMP) ## this router beside nginx, HAProxy, Envoy and the routers on PyPI, in one run (half an hour)
