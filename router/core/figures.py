@@ -11,11 +11,11 @@ from math import inf
 from router.core.constants import Constants
 from router.core.ledger import Ledger
 from router.core.outlier import Standing
-from router.core.replica import LOADABLE, ReplicaState
-from router.core.score import kv_barrier_ms, kv_slope_ms
+from router.core.replica import LOADABLE, Outlook, ReplicaState
+from router.core.score import Column, kv_barrier_ms, kv_slope_ms
 from wire.records import ModelState
 
-READY_STATE = ModelState.READY
+READY = ModelState.READY
 
 
 def why_not(replica: ReplicaState) -> str:
@@ -39,38 +39,50 @@ def barred(replica: ReplicaState, now: float) -> str:
             return ""
 
 
-def figures_of(
-    replica: ReplicaState, *, able: bool, elder_since: float, routers: int, now: float, constants: Constants
-) -> list[float]:
-    """The replica's column, in the order of `score.py`; `able` when nothing is to be said by `why_not`, `elder_since`
-    when the first of the model's ready replicas became so."""
+def outlook(replica: ReplicaState, *, able: bool, elder_since: float, now: float, constants: Constants) -> Outlook:
+    """`able` when nothing is to be said by `why_not`, `elder_since` when the first of the model's ready replicas became
+    so."""
+    ready = replica.current is READY
+    age_s = now - replica.ready_since
+    new = age_s < constants.slow_start_s
+    return Outlook(
+        until=-inf if new or not ready or not replica.health.calm else _quiet_until(replica, now),
+        able=able,
+        ready=able and ready,
+        ramp=_ramp(age_s, now - elder_since, constants) if new else 1.0,
+        load_ms=0.0 if ready else _load_ms(replica, now, constants),
+        health_ms=_health_ms(replica, now, constants),
+    )
+
+
+def figures_of(replica: ReplicaState, routers: int, now: float, constants: Constants) -> Column:
+    """The replica's column, in the order of `score.py`."""
+    _, able, ready, ramp, load_ms, health_ms = replica.outlook
     cost, ledger, node, report = replica.cost, replica.ledger, replica.node, replica.load
-    prior, sequence_ms = cost.prior, cost.prior.sequence_ms
+    prior = cost.prior
+    sequence_ms = prior.sequence_ms
     decoding, backlog, context = ledger.totals(routers, now)
-    ready = replica.current is READY_STATE
     waiting, entries = len(ledger.queue), len(ledger.entries)
     more, ahead = _neighbours(replica, routers, now) if len(node.replicas) > 1 else (0.0, 0.0)
     step = prior.step_ms + sequence_ms * decoding + prior.context_ms * context + more
-    room = 1.0 / max(constants.min_step_tokens, replica.batch_tokens - decoding)
+    least, free = constants.min_step_tokens, replica.batch_tokens - decoding
+    room = 1.0 / (free if free > least else least)
     prefill_ms = cost.prefill * prior.prefill_ms
     slowness = node.slowness.at(now)
     if waiting:
         slowness = _at_least(slowness, ledger, now, constants)
-    age_s = now - replica.ready_since
-    ramp = _ramp(age_s, now - elder_since, constants) if age_s < constants.slow_start_s else 1.0
     speed = slowness * ramp
     per_token = replica.token_kv
     used = (context + backlog) * per_token
     network = node.rtt_ms.value + prior.overhead_ms
-    load = 0.0 if ready else _load_ms(replica, now, constants)
-    health = _health_ms(replica, now, constants)
     decode, slow_prefill = slowness * cost.decode, slowness * prefill_ms
     steps_ahead = backlog * room
     pace = decode * (step + sequence_ms) + slow_prefill * steps_ahead  # a prefill ahead of us runs between our tokens
     step *= cost.step
-    base = network + load + health + speed * (0.5 * step + ahead + backlog * prefill_ms)
+    base = network + load_ms + health_ms + speed * (0.5 * step + ahead + backlog * prefill_ms)
     base += kv_barrier_ms(used, constants)
-    return [
+    share = context * per_token
+    return (
         base if able else inf,
         speed * step,
         speed * prefill_ms,
@@ -84,28 +96,38 @@ def figures_of(
         decode * prior.context_ms,
         replica.hit.value,
         constants.harm_weight * slow_prefill * (decoding + waiting),
-        1.0 if able and ready else 0.0,
+        1.0 if ready else 0.0,
         replica.uncertainty.value,
         network,
-        load,
-        health,
+        load_ms,
+        health_ms,
         speed,
         ramp,
         backlog,
         ahead,
         float(entries),
-        float(report.waiting if report is not None else waiting),
-        float(report.running if report is not None else entries - waiting),
-        min(1.0, context * per_token),
+        float(waiting if report is None else report.waiting),
+        float(entries - waiting if report is None else report.running),
+        share if share < 1.0 else 1.0,
         replica.latency_ms,
-    ]
+    )
+
+
+def _quiet_until(replica: ReplicaState, now: float) -> float:
+    """When a healthy replica's report, if it has one, will be overdue; -inf when it is. An idle engine is scraped less
+    often than its agent speaks."""
+    load, ledger = replica.load, replica.ledger
+    if load is None:
+        return inf
+    until = ledger.overdue_at if load.running or load.waiting else ledger.silent_at
+    return until if now <= until else -inf
 
 
 def _neighbours(replica: ReplicaState, routers: int, now: float) -> tuple[float, float]:
     """What all other models on the same GPU add."""
     step = prefill = 0.0
     for other in replica.node.replicas:
-        if other is not replica and other.current is READY_STATE:
+        if other is not replica and other.current is READY:
             more, work = _beside(other, routers, now)
             step, prefill = step + more, prefill + work
     return step, prefill

@@ -130,6 +130,8 @@ class CoreFlight:
         if ending is Ending.CANCELLED and not entry.started:
             self._learn_speed(1000.0 * (now - entry.sent_at), now, censored=True)
         replica.health.outcome(ending, now, mean_success=group.success.value)
+        if not replica.health.calm:
+            replica.unsettle()
         if ending is Ending.FAILED or ending is Ending.COMPLETE:
             group.success.learn(float(ending is Ending.COMPLETE))
         if ending is Ending.COMPLETE:

@@ -17,7 +17,7 @@ import numpy as np
 from router.core.affinity import PrefixIndex
 from router.core.checks import Checks
 from router.core.constants import Constants
-from router.core.figures import READY_STATE, barred, figures_of, why_not
+from router.core.figures import READY, barred, figures_of, outlook, why_not
 from router.core.learn import Mean
 from router.core.outlier import Standing
 from router.core.replica import ReplicaState
@@ -48,7 +48,7 @@ TYPICAL_TOKENS = 512.0
 EMPTY = np.zeros((FIGURES, 1))
 EMPTY[[BASE, TOKEN]] = np.inf
 EMPTY[[RAMP, SPEED]] = 1.0
-NOBODY: Column = EMPTY[:, 0].tolist()
+NOBODY: Column = tuple(EMPTY[:, 0].tolist())
 SMALL = 16
 """Up to so many replicas all overdue rows are refreshed in one decision."""
 
@@ -125,7 +125,7 @@ class Group:
             self.columns.append(NOBODY)
             self.ahead.append(inf)
             self.per_token.append(0.0)
-            self.hots.append(tuple(NOBODY[:HOT]))
+            self.hots.append(NOBODY[:HOT])
             if row >= self._table.shape[1]:
                 self._table = np.concatenate((self._table, np.repeat(EMPTY, row, axis=1)), axis=1)
             self._views = [self._table[figure, : row + 1] for figure in range(FIGURES)]
@@ -158,32 +158,21 @@ class Group:
             if before in KEEPS_CACHE and state not in KEEPS_CACHE:
                 self._forget_cache(replica)
         row, record = replica.row, replica.node.record
-        serves = state is READY_STATE and (record is None or not record.draining)
+        serves = state is READY and (record is None or not record.draining)
         unable = "" if serves else why_not(replica)
-        figures = figures_of(
+        replica.outlook = outlook(
             replica,
             able=not unable,
             elder_since=self._elder_since if self._elder_since is not None else self._elder(),
-            routers=self.routers,
             now=now,
             constants=self.constants,
         )
-        self._touched.discard(row)
-        self._write(row, figures)
-        if figures[KV_TOKEN] > self._kv_token:
-            self._kv_token = figures[KV_TOKEN]
         out = "" if replica.health.standing is SERVING else barred(replica, now)
         if out or self.barred:
             _note(self.barred, row, out)
         if unable or self.unable:
             _note(self.unable, row, unable)
-        self._ages[row] = now
-        self._ages.move_to_end(row)
-        if self.large:
-            per_token = figures[SLOW_PREFILL] + figures[HARM]
-            ahead = figures[BASE] + figures[SLOW_STEP] * figures[STEPS_AHEAD]
-            self.ahead[row], self.per_token[row] = ahead, per_token
-            self.shortlist.put(row, ahead + per_token * TYPICAL_TOKENS)
+        self._renew(replica, now)
 
     def refresh_due(self, now: float) -> None:
         """Bring rows up to date that were touched or are overdue: time passes for a silent replica too."""
@@ -236,13 +225,32 @@ class Group:
         return True
 
     def _refresh_row(self, row: int, now: float) -> None:
+        """What a request changed, or everything if there may be more."""
         replica = self.replicas[row]
         assert replica is not None
-        self.refresh(replica, now)
+        if now > replica.outlook.until:
+            self.refresh(replica, now)
+        else:
+            self._renew(replica, now)
+
+    def _renew(self, replica: ReplicaState, now: float) -> None:
+        """The figures, with the outlook as it is."""
+        row, column = replica.row, figures_of(replica, self.routers, now, self.constants)
+        self._touched.discard(row)
+        self._write(row, column)
+        if column[KV_TOKEN] > self._kv_token:
+            self._kv_token = column[KV_TOKEN]
+        self._ages[row] = now
+        self._ages.move_to_end(row)
+        if self.large:
+            per_token = column[SLOW_PREFILL] + column[HARM]
+            ahead = column[BASE] + column[SLOW_STEP] * column[STEPS_AHEAD]
+            self.ahead[row], self.per_token[row] = ahead, per_token
+            self.shortlist.put(row, ahead + per_token * TYPICAL_TOKENS)
 
     def _write(self, row: int, column: Column) -> None:
         self.columns[row] = column
-        self.hots[row] = tuple(column[:HOT])
+        self.hots[row] = column[:HOT]
         self._unwritten.add(row)
 
     def _rename(self) -> None:

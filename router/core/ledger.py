@@ -174,6 +174,16 @@ class Ledger:
         """Whether the agent's report is overdue."""
         return now - self.reported_at > self._fresh_s
 
+    @property
+    def silent_at(self) -> float:
+        """When the agent's report will be overdue."""
+        return self.reported_at + self._fresh_s
+
+    @property
+    def overdue_at(self) -> float:
+        """When its figures will be older than those of an engine that works should be."""
+        return self.scraped_at + self._fresh_s
+
     def silence_s(self, now: float) -> float:
         """Seconds by which the agent's report is overdue, 0 while it is in time. Its figures may be older: an idle
         engine is scraped less often than its agent speaks."""

@@ -49,6 +49,11 @@ class Health:
         self._penalty_at = 0.0
 
     @property
+    def calm(self) -> bool:
+        """Whether time alone changes nothing here."""
+        return not self._penalty_ms and self.standing is Standing.SERVING
+
+    @property
     def penalised(self) -> bool:
         """Whether anything is left to be asked for with `penalty_ms`."""
         return self._penalty_ms > 0.0

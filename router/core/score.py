@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from router.core.constants import Constants
 
 Array = NDArray[np.float64]
-Column = list[float]
+Column = tuple[float, ...]
 """The figures of one replica; never changed, a new one takes its place."""
 Hot = tuple[float, ...]
 """The first figures of a column."""

@@ -82,7 +82,7 @@ def _replayed(
     field = Contenders(
         columns,
         record.ask,
-        hots=[tuple(column[:HOT]) for column in columns],
+        hots=[column[:HOT] for column in columns],
         rows=None,
         matched_bytes=record.matched,
         extra_ms=record.extra_ms,
@@ -104,8 +104,8 @@ def _replayed(
 
 def _with_barrier(column: Column, constants: Constants, other: Constants) -> Column:
     """The figures with another price of full memory folded in."""
-    new = column.copy()
+    new = list(column)
     used = column[KV_USED]
     new[BASE] += kv_barrier_ms(used, other) - kv_barrier_ms(used, constants)
     new[KV_SLOPE] = kv_slope_ms(used, column[KV_TOKEN], other)
-    return new
+    return tuple(new)
