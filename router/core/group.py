@@ -25,7 +25,6 @@ from router.core.score import (
     BASE,
     FIGURES,
     HARM,
-    HOT,
     KV_TOKEN,
     RAMP,
     SLOW_PREFILL,
@@ -36,7 +35,6 @@ from router.core.score import (
     TOKEN,
     Array,
     Column,
-    Hot,
 )
 from router.core.shortlist import Shortlist
 from wire.records import ModelState
@@ -73,8 +71,6 @@ class Group:
         self.routers = 1
         self.columns: list[Column] = []
         """Figures by row."""
-        self.hots: list[Hot] = []
-        """The same, but only those that make a score."""
         self.ahead: list[float] = []
         """Of a large group by row, for a score at first sight: ms for those ahead."""
         self.per_token: list[float] = []
@@ -125,7 +121,6 @@ class Group:
             self.columns.append(NOBODY)
             self.ahead.append(inf)
             self.per_token.append(0.0)
-            self.hots.append(NOBODY[:HOT])
             if row >= self._table.shape[1]:
                 self._table = np.concatenate((self._table, np.repeat(EMPTY, row, axis=1)), axis=1)
             self._views = [self._table[figure, : row + 1] for figure in range(FIGURES)]
@@ -250,7 +245,6 @@ class Group:
 
     def _write(self, row: int, column: Column) -> None:
         self.columns[row] = column
-        self.hots[row] = column[:HOT]
         self._unwritten.add(row)
 
     def _rename(self) -> None:

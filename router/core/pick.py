@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable
 from math import inf
-from typing import NamedTuple
+
+import msgspec
 
 from router.core.affinity import Match
 from router.core.group import Group
@@ -19,7 +20,7 @@ from router.core.score import READY, Ask
 BY_TIME = ExpectedTime()
 
 
-class Choice(NamedTuple):
+class Choice(msgspec.Struct, eq=False, gc=False):
     place: int
     runner_up: int
     """-1 when there is no other that can serve."""
@@ -28,12 +29,11 @@ class Choice(NamedTuple):
     explored: bool
 
 
-class Found(NamedTuple):
+class Found(msgspec.Struct, eq=False):
     """The best replica of one model, with all that was compared."""
 
     group: Group
     field: Contenders
-    score: list[float]
     choice: Choice
     policy: Policy
     state: ReplicaState
@@ -64,41 +64,33 @@ def find(
             if choice is not None:
                 state = group.replicas[field.row(choice.place)]
                 assert state is not None
-                return Found(group, field, score, choice, rule, state, field.ttft_at(choice.place))
+                return Found(group, field, choice, rule, state, field.ttft_at(choice.place))
     return None
 
 
 def choose(score: list[float], field: Contenders, policy: Policy, *, rng: Rng) -> Choice | None:
-    """None when no number is finite."""
-    constants = field.constants
+    """None when no number is finite. Changes the scores."""
+    constants, columns, in_ms = field.constants, field.columns, policy.in_ms
     least = min(score)
     if least == inf:
         return None
-    slack = max(constants.tie_ms, constants.tie_fraction * least) if policy.in_ms else 0.0
-    limit = least + slack
+    limit = least
+    if in_ms:
+        near, share = constants.tie_ms, constants.tie_fraction * least
+        limit += near if near > share else share
     equal = [place for place, value in enumerate(score) if value <= limit]
-    if len(equal) > 1:
-        columns = field.columns
-        equal = [place for place in equal if columns[place][READY] > 0.0] or equal
-    best = equal[int(rng.random() * len(equal))] if len(equal) > 1 else score.index(least)
-    second = _second(score, best)
-    explored = (
-        second >= 0
-        and policy.in_ms
-        and rng.random() < constants.explore
-        and min(field.columns[best][READY], field.columns[second][READY]) > 0.0
-        and score[second] <= least + constants.explore_ms
-    )
-    return Choice(second, best, len(equal), True) if explored else Choice(best, second, len(equal), False)
-
-
-def _second(score: list[float], best: int) -> int:
-    kept = score[best]
+    count = len(equal)
+    if count > 1:
+        equal = [place for place in equal if columns[place][READY]] or equal
+        count = len(equal)
+    best = equal[int(rng.random() * count)] if count > 1 else score.index(least)
     score[best] = inf
     other = min(score)
-    second = score.index(other)
-    score[best] = kept
-    return second if other < inf else -1
+    second = score.index(other) if other < inf else -1
+    if in_ms and second >= 0 and rng.random() < constants.explore and other <= least + constants.explore_ms:
+        if columns[best][READY] and columns[second][READY]:
+            return Choice(second, best, count, True)
+    return Choice(best, second, count, False)
 
 
 def contenders(
@@ -115,18 +107,17 @@ def contenders(
     """All replicas of the model, or the promising ones of many."""
     if not group.large:
         rows = None
-        columns, hots = group.columns, group.hots
+        columns = group.columns.copy()  # of now, for the record
         matched = group.index.spread(match, len(columns)) if match else None
         extra = group.adapter_ms(adapter) if adapter else None
     else:
         rows, matched = candidate_rows(group, ask, match, rng=rng)
         group.refresh_these(rows, now)
-        columns, hots = [group.columns[row] for row in rows], [group.hots[row] for row in rows]
+        columns = [group.columns[row] for row in rows]
         extra = [group.adapter_ms(adapter)[row] for row in rows] if adapter else None
     return Contenders(
-        columns,
-        ask,
-        hots=hots,
+        columns=columns,
+        ask=ask,
         rows=rows,
         matched_bytes=matched,
         extra_ms=extra,

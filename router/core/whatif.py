@@ -17,7 +17,7 @@ from router.core.explain import Record
 from router.core.model import Verdict
 from router.core.policies import POLICIES
 from router.core.policies.base import Contenders, Policy, Rng
-from router.core.score import BASE, HOT, KV_SLOPE, KV_TOKEN, KV_USED, READY, Column, kv_barrier_ms, kv_slope_ms
+from router.core.score import BASE, KV_SLOPE, KV_TOKEN, KV_USED, READY, Column, kv_barrier_ms, kv_slope_ms
 
 REPLAYED = ("excess_tpot_weight", "kv_barrier_ms", "kv_full", "tie_ms", "tie_fraction")
 """Constants whose effect can be told from what is remembered; others were folded into the figures before."""
@@ -80,9 +80,8 @@ def _replayed(
     if (constants.kv_barrier_ms, constants.kv_full) != (other.kv_barrier_ms, other.kv_full):
         columns = [_with_barrier(column, constants, other) for column in columns]
     field = Contenders(
-        columns,
-        record.ask,
-        hots=[column[:HOT] for column in columns],
+        columns=columns,
+        ask=record.ask,
         rows=None,
         matched_bytes=record.matched,
         extra_ms=record.extra_ms,

@@ -13,7 +13,7 @@ from router.core.dispatch import CoreDispatcher
 from router.core.ledger import Entry, Ledger
 from router.core.model import Ending, Flight, Shape, Verdict
 from router.core.policies import POLICIES
-from router.core.score import Ask, excess_ms, harm_ms, scan, terms, ttft_ms, uncached
+from router.core.score import Ask, excess_ms, harm_ms, scan, terms, ttft_at, ttft_ms, uncached
 from tests.router.core.fleets import dispatcher, fleet, load, replica, report, shape
 from wire.records import ModelPolicy, ModelState
 
@@ -128,7 +128,8 @@ def test_one_by_one_a_few_replicas_score_as_all_at_once(
     fresh = uncached(group.figures, ask, None if matched is None else np.array(matched))
     times = ttft_ms(group.figures, ask, fresh, CALM)
     whole = times + excess_ms(group.figures, ask, CALM) + harm_ms(group.figures, fresh)
-    scores, waits = scan(group.hots, ask, matched, CALM)
+    scores = scan(group.columns, ask, matched, CALM)
+    waits = [ttft_at(column, ask, matched[n] if matched else 0.0, CALM) for n, column in enumerate(group.columns)]
     np.testing.assert_allclose(scores, whole, rtol=1e-9, atol=1e-6)
     np.testing.assert_allclose(waits, times, rtol=1e-9, atol=1e-6)
 

@@ -71,7 +71,7 @@ def compared(seed: int, constants: Constants, *, decisions: int = 100) -> list[t
         prompt = rng.choice(texts) + rng.randbytes(rng.choice((0, 300, 2000)))
         ask: Ask = core._ask(group, Shape(request_id="r", model="m", prompt=prompt, max_tokens=200), 0.0)
         match = group.index.match(chain("m", prompt))
-        every, _ = scan(group.hots, ask, group.index.matched(match, range(REPLICAS)), constants)
+        every = scan(group.columns, ask, group.index.matched(match, range(REPLICAS)), constants)
         rows, _ = candidate_rows(group, ask, match, rng=rng)
         found.append((min(every), min(every[row] for row in rows)))
     return found
