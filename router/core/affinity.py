@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Sequence
+from struct import Struct
 
 BLOCK_BYTES = 256
 EXACT_BLOCKS = 64
@@ -39,25 +40,18 @@ def _edges(limit: int) -> tuple[int, ...]:
 EDGES = _edges(1 << 20)
 SLICES = tuple(slice(start, end) for start, end in zip((0, *EDGES), EDGES, strict=False))
 SIZES = tuple(part.stop - part.start for part in SLICES)
+EXACT = tuple(Struct(f"{BLOCK_BYTES}s" * count) for count in range(EXACT_BLOCKS + 1))
+"""The parts of a prompt of so many blocks."""
 
 
 def chain(seed: str, prompt: bytes | memoryview) -> list[int]:
     """One key per whole block; equal keys mean equal prompts up to there, for the same seed (the model's name)."""
-    size = len(prompt)
-    if size < BLOCK_BYTES:
-        return []
-    key = hash(seed)
+    size, key = len(prompt), hash(seed)
     if size <= EDGES[EXACT_BLOCKS - 1]:
-        prompt = bytes(prompt)  # parts of a view hash at half the speed
-        return [key := hash((key, prompt[part])) for part in SLICES[: _blocks(size)]]
-    # Longer ones are copied part by part: a view of what cannot be hashed, as msgspec.Raw, has no hash of its own.
-    return [key := hash((key, bytes(prompt[part]))) for part in SLICES[: _blocks(size)]]
-
-
-def _blocks(size: int) -> int:
-    if size < EDGES[EXACT_BLOCKS - 1]:
-        return size // BLOCK_BYTES
-    return bisect_right(EDGES, size)
+        # All parts in one call: slices, one by one, cost a fifth more. A view of msgspec.Raw has no hash of its own.
+        parts = EXACT[size // BLOCK_BYTES].unpack_from(prompt)
+        return [key := hash((key, part)) for part in parts]
+    return [key := hash((key, bytes(prompt[part]))) for part in SLICES[: bisect_right(EDGES, size)]]
 
 
 class Many:

@@ -15,58 +15,53 @@ import msgspec
 import numpy as np
 
 from router.core.constants import Constants
-from router.core.model import Candidate, Decision, Verdict
-from router.core.score import Ask, Column, terms
+from router.core.model import Candidate, Decision, Ending, Verdict
+from router.core.policies.base import Contenders
+from router.core.score import terms
+
+REPEATED = (Verdict.HOLD, Verdict.NONE)
 
 
-class Record:
+class Event(msgspec.Struct, eq=False, gc=False):
+    """Of an attempt: its first token, or how it ended."""
+
+    at: float
+    replica: str
+    ending: Ending | None = None
+    took_ms: float = 0.0
+
+    @property
+    def words(self) -> str:
+        if self.ending is None:
+            return f"first token from {self.replica} after {self.took_ms:.0f} ms"
+        return f"{self.ending} on {self.replica}"
+
+
+class Record(msgspec.Struct, kw_only=True, eq=False, weakref=True):
     """One decision: who was looked at, with what figures, and what happened to it since."""
 
-    __slots__ = (
-        "__weakref__",
-        "_names",
-        "_rows",
-        "ask",
-        "at",
-        "columns",
-        "decision",
-        "events",
-        "excluded",
-        "extra_ms",
-        "matched",
-        "model",
-        "notes",
-        "times",
-    )
-
-    def __init__(
-        self,
-        *,
-        at: float,
-        model: str,
-        decision: Decision,
-        ask: Ask,
-        names: Sequence[str],
-        rows: Sequence[int] | None,
-        columns: Sequence[Column],
-        matched: Sequence[float] | None,
-        extra_ms: Sequence[float] | None,
-        excluded: dict[str, str],
-    ) -> None:
-        self.at, self.model, self.decision, self.ask = at, model, decision, ask
-        self._names, self._rows = names, rows
-        self.columns, self.matched = columns, matched
-        self.extra_ms, self.excluded = extra_ms, excluded
-        self.events: list[tuple[float, str]] = []
-        """(when, what): first token, progress, ending."""
-        self.notes: Sequence[tuple[float, str]] = ()
-        """(when, what): why it was not sent."""
-        self.times = 1
-        """How often the same answer was given in a row, while the request was held."""
+    at: float
+    model: str
+    decision: Decision
+    field: Contenders
+    excluded: dict[str, str]
+    """Why replicas were left out, by name."""
+    names_by_row: Sequence[str]
+    happened: tuple[Event, ...] = ()
+    notes: Sequence[tuple[float, str]] = ()
+    """(when, what): why it was not sent."""
+    times: int = 1
+    """How often the same answer was given in a row, while the request was held."""
 
     @property
     def names(self) -> Sequence[str]:
-        return self._names if self._rows is None else [self._names[row] for row in self._rows]
+        rows = self.field.rows
+        return self.names_by_row if rows is None else [self.names_by_row[row] for row in rows]
+
+    @property
+    def events(self) -> list[tuple[float, str]]:
+        """(when, what): first token, ending."""
+        return [(event.at, event.words) for event in self.happened]
 
 
 class Told(msgspec.Struct, kw_only=True):
@@ -111,11 +106,11 @@ class Records:
         records.append(record)
         self._count += 1
         while self._count > self._limit:
-            oldest = next(iter(self._by_request.values()))
-            del oldest[0]
+            request, oldest = self._by_request.popitem(last=False)
             self._count -= 1
-            if not oldest:
-                self._by_request.popitem(last=False)
+            if len(oldest) > 1:
+                self._by_request[request] = oldest[1:]
+                self._by_request.move_to_end(request, last=False)
 
     def last(self, request_id: str) -> Record | None:
         records = self._by_request.get(request_id)
@@ -163,11 +158,11 @@ def _foremost(record: Record, constants: Constants) -> list[Candidate]:
 
 
 def candidates(record: Record, constants: Constants) -> list[Candidate]:
-    figures = list(np.array(record.columns).T)
-    matched = None if record.matched is None else np.array(record.matched)
-    parts = terms(figures, record.ask, matched, constants)
-    if record.extra_ms is not None:
-        parts["adapter"] = np.array(record.extra_ms)
+    field = record.field
+    matched = None if field.matched_bytes is None else np.array(field.matched_bytes)
+    parts = terms(list(np.array(field.columns).T), field.ask, matched, constants)
+    if field.extra_ms is not None:
+        parts["adapter"] = np.array(field.extra_ms)
     found = []
     for place, name in enumerate(record.names):
         if not name:
@@ -233,4 +228,4 @@ def _line(candidate: Candidate) -> str:
 
 
 def _same(one: Decision, other: Decision) -> bool:
-    return one.verdict is other.verdict and other.verdict in (Verdict.HOLD, Verdict.NONE)
+    return one.verdict is other.verdict and other.verdict in REPEATED

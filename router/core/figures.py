@@ -9,10 +9,10 @@ from __future__ import annotations
 from math import inf
 
 from router.core.constants import Constants
-from router.core.ledger import Ledger
+from router.core.ledger import Entry
 from router.core.outlier import Standing
 from router.core.replica import LOADABLE, Outlook, ReplicaState
-from router.core.score import Column, kv_barrier_ms, kv_slope_ms
+from router.core.score import Column, kv_price_ms
 from wire.records import ModelState
 
 READY = ModelState.READY
@@ -65,12 +65,14 @@ def figures_of(replica: ReplicaState, routers: int, now: float, constants: Const
     waiting, entries = len(ledger.queue), len(ledger.entries)
     more, ahead = _neighbours(replica, routers, now) if len(node.replicas) > 1 else (0.0, 0.0)
     step = prior.step_ms + sequence_ms * decoding + prior.context_ms * context + more
-    least, free = constants.min_step_tokens, replica.batch_tokens - decoding
-    room = 1.0 / (free if free > least else least)
+    free = replica.batch_tokens - decoding
+    if free < constants.min_step_tokens:
+        free = constants.min_step_tokens
+    room = 1.0 / free
     prefill_ms = cost.prefill * prior.prefill_ms
     slowness = node.slowness.at(now)
     if waiting:
-        slowness = _at_least(slowness, ledger, now, constants)
+        slowness = _at_least(slowness, next(iter(ledger.queue.values())), now, constants)
     speed = slowness * ramp
     per_token = replica.token_kv
     used = (context + backlog) * per_token
@@ -80,8 +82,11 @@ def figures_of(replica: ReplicaState, routers: int, now: float, constants: Const
     pace = decode * (step + sequence_ms) + slow_prefill * steps_ahead  # a prefill ahead of us runs between our tokens
     step *= cost.step
     base = network + load_ms + health_ms + speed * (0.5 * step + ahead + backlog * prefill_ms)
-    base += kv_barrier_ms(used, constants)
+    barrier, slope = kv_price_ms(used, per_token, constants)
+    base += barrier
     share = context * per_token
+    if share > 1.0:
+        share = 1.0
     return (
         base if able else inf,
         speed * step,
@@ -91,7 +96,7 @@ def figures_of(replica: ReplicaState, routers: int, now: float, constants: Const
         steps_ahead,
         used,
         per_token,
-        kv_slope_ms(used, per_token, constants),
+        slope,
         pace if able else inf,
         decode * prior.context_ms,
         replica.hit.value,
@@ -108,7 +113,7 @@ def figures_of(replica: ReplicaState, routers: int, now: float, constants: Const
         float(entries),
         float(waiting if report is None else report.waiting),
         float(entries - waiting if report is None else report.running),
-        share if share < 1.0 else 1.0,
+        share,
         replica.latency_ms,
     )
 
@@ -143,12 +148,12 @@ def _beside(other: ReplicaState, routers: int, now: float) -> tuple[float, float
     return prior.step_ms + prior.sequence_ms * decoding, other.cost.prefill * prior.prefill_ms * backlog
 
 
-def _at_least(learned: float, ledger: Ledger, now: float, constants: Constants) -> float:
+def _at_least(learned: float, oldest: Entry, now: float, constants: Constants) -> float:
     """The slowness that was learned, or more when a request has already waited longer than that explains."""
-    oldest = ledger.oldest_waiting()
-    assert oldest is not None
-    waited_ms = 1000.0 * (now - oldest.sent_at)
-    return max(learned, constants.censored_share * waited_ms / oldest.expected_ms) if oldest.expected_ms else learned
+    if not oldest.expected_ms:
+        return learned
+    shown = constants.censored_share * 1000.0 * (now - oldest.sent_at) / oldest.expected_ms
+    return shown if shown > learned else learned
 
 
 def _ramp(age_s: float, elder_s: float, constants: Constants) -> float:

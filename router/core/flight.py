@@ -8,7 +8,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from math import log
 
-from router.core.explain import Record
+import msgspec
+
+from router.core.explain import Event, Record
 from router.core.group import Group
 from router.core.learn import Lengths
 from router.core.ledger import Entry
@@ -16,43 +18,23 @@ from router.core.model import Ending, Shape
 from router.core.replica import ReplicaState
 from router.core.score import CONTEXT, TOKEN
 
+COMPLETE, CANCELLED, FAILED = Ending.COMPLETE, Ending.CANCELLED, Ending.FAILED
 MIN_HIT_TOKENS = 64.0
 
 
-class Plan:
+class Plan(msgspec.Struct, kw_only=True, eq=False):
     """What was expected of the attempt, in the words the learners need."""
 
-    __slots__ = (
-        "expected_ms",
-        "keys",
-        "matched_tokens",
-        "network_ms",
-        "p90_ms",
-        "prefill_ms",
-        "prompt_tokens",
-        "steps_ms",
-        "uncached",
-    )
-
-    def __init__(
-        self,
-        *,
-        keys: list[int],
-        prompt_tokens: float,
-        uncached: float,
-        matched_tokens: float,
-        steps_ms: float,
-        prefill_ms: float,
-        network_ms: float,
-        expected_ms: float,
-        p90_ms: float,
-    ) -> None:
-        self.keys, self.prompt_tokens, self.uncached = keys, prompt_tokens, uncached
-        self.matched_tokens = matched_tokens
-        self.steps_ms, self.prefill_ms = steps_ms, prefill_ms
-        """For slowness 1, with what the class has learned."""
-        self.network_ms = network_ms
-        self.expected_ms, self.p90_ms = expected_ms, p90_ms
+    keys: list[int]
+    prompt_tokens: float
+    uncached: float
+    matched_tokens: float
+    steps_ms: float
+    prefill_ms: float
+    """For slowness 1, with what the class has learned."""
+    network_ms: float
+    expected_ms: float
+    p90_ms: float
 
 
 class CoreFlight:
@@ -104,7 +86,7 @@ class CoreFlight:
         self._group.checks.learn(predicted_ms=plan.expected_ms, p90_ms=plan.p90_ms, observed_ms=elapsed_ms)
         replica.uncertainty.learn(min(3.0, abs(log(max(elapsed_ms, 0.001) / plan.expected_ms))))
         self._learn_speed(elapsed_ms, now, censored=False)
-        self._note(now, f"first token from {replica.record.replica} after {elapsed_ms:.0f} ms")
+        self._note(Event(now, replica.record.replica, took_ms=elapsed_ms))
         self._changed(replica)
 
     def progress(self, tokens: int, now: float) -> None:
@@ -127,16 +109,16 @@ class CoreFlight:
         entry, replica, group = self._entry, self._replica, self._group
         if not replica.ledger.end(entry, now):
             return
-        if ending is Ending.CANCELLED and not entry.started:
+        if ending is CANCELLED and not entry.started:
             self._learn_speed(1000.0 * (now - entry.sent_at), now, censored=True)
         replica.health.outcome(ending, now, mean_success=group.success.value)
         if not replica.health.calm:
             replica.unsettle()
-        if ending is Ending.FAILED or ending is Ending.COMPLETE:
-            group.success.learn(float(ending is Ending.COMPLETE))
-        if ending is Ending.COMPLETE:
+        if ending is FAILED or ending is COMPLETE:
+            group.success.learn(float(ending is COMPLETE))
+        if ending is COMPLETE:
             self._learn_counts(prompt_tokens, cached_tokens, output_tokens)
-        self._note(now, f"{ending} on {replica.record.replica}")
+        self._note(Event(now, replica.record.replica, ending))
         self._changed(replica)
 
     def _learn_speed(self, elapsed_ms: float, now: float, *, censored: bool) -> None:
@@ -163,6 +145,6 @@ class CoreFlight:
         if output_tokens > 0:
             self._lengths.learn(shape.model, shape.tenant, output_tokens)
 
-    def _note(self, now: float, what: str) -> None:
+    def _note(self, event: Event) -> None:
         if self._record is not None:
-            self._record.events.append((now, what))
+            self._record.happened = (*self._record.happened, event)

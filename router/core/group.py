@@ -69,6 +69,8 @@ class Group:
         self.unable: dict[int, str] = {}
         """Rows that cannot serve at all, with the reason."""
         self.routers = 1
+        self.large = False
+        """More replicas than are all scored."""
         self.columns: list[Column] = []
         """Figures by row."""
         self.ahead: list[float] = []
@@ -86,6 +88,8 @@ class Group:
         """The largest share of anybody's KV memory that one token took."""
         self._ages: OrderedDict[int, float] = OrderedDict()
         """When each row was last refreshed, oldest first."""
+        self._next_due = 0.0
+        """None of them is overdue before."""
         self._elder_since: float | None = None
         self._adapters: dict[str, list[float]] = {}
 
@@ -95,10 +99,6 @@ class Group:
     @property
     def present(self) -> list[ReplicaState]:
         return [replica for replica in self.replicas if replica is not None]
-
-    @property
-    def large(self) -> bool:
-        return len(self.replicas) > self.constants.scan_limit
 
     @property
     def figures(self) -> list[Array]:
@@ -118,6 +118,7 @@ class Group:
         else:
             row = len(self.replicas)
             self.replicas.append(replica)
+            self.large = row >= self.constants.scan_limit
             self.columns.append(NOBODY)
             self.ahead.append(inf)
             self.per_token.append(0.0)
@@ -173,9 +174,10 @@ class Group:
         """Bring rows up to date that were touched or are overdue: time passes for a silent replica too."""
         while self._touched:
             self._refresh_row(self._touched.pop(), now)
-        for _ in range(len(self.replicas) if len(self.replicas) <= SMALL else 1):
-            if not self._refresh_oldest(now):
-                return
+        if now >= self._next_due:
+            for _ in range(len(self.replicas) if len(self.replicas) <= SMALL else 1):
+                if not self._refresh_oldest(now):
+                    return
 
     def refresh_one(self, now: float) -> None:
         """Of a large group one row that was touched or is overdue: who is looked at is brought up to date by
@@ -213,8 +215,9 @@ class Group:
 
     def _refresh_oldest(self, now: float) -> bool:
         """The row that was not refreshed for the longest time, if that is too long."""
-        row, at = next(iter(self._ages.items()), (-1, inf))
+        row, at = next(iter(self._ages.items()), (-1, now))
         if at > now - self.constants.refresh_s:
+            self._next_due = at + self.constants.refresh_s
             return False
         self._refresh_row(row, now)
         return True

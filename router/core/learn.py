@@ -121,8 +121,8 @@ class Lengths:
 
     def expected(self, model: str, tenant: str, *, limit: int) -> float:
         mean = self._means.get((model, tenant))
-        value = mean.value if mean else self._constants.length_prior_tokens
-        return min(float(limit), value) if limit > 0 else value
+        value = mean.value if mean is not None else self._constants.length_prior_tokens
+        return float(limit) if 0 < limit < value else value
 
     def learn(self, model: str, tenant: str, tokens: int) -> None:
         key = (model, tenant)

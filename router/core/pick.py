@@ -59,7 +59,11 @@ def find(
         )
         for rule in (policy,) if policy.loads else (policy, BY_TIME):
             made = rule.score(field, rng)
-            score = made if isinstance(made, list) else made.tolist()
+            if isinstance(made, list):
+                score = made
+            else:
+                score = made.tolist()
+                field.drop_arrays()
             choice = choose(score, field, rule, rng=rng)
             if choice is not None:
                 state = group.replicas[field.row(choice.place)]
@@ -74,23 +78,24 @@ def choose(score: list[float], field: Contenders, policy: Policy, *, rng: Rng) -
     least = min(score)
     if least == inf:
         return None
-    limit = least
-    if in_ms:
-        near, share = constants.tie_ms, constants.tie_fraction * least
-        limit += near if near > share else share
+    limit = least + max(constants.tie_ms, constants.tie_fraction * least) if in_ms else least
     equal = [place for place, value in enumerate(score) if value <= limit]
     count = len(equal)
     if count > 1:
-        equal = [place for place in equal if columns[place][READY]] or equal
+        equal = [place for place in equal if columns[place][READY] > 0.0] or equal
         count = len(equal)
     best = equal[int(rng.random() * count)] if count > 1 else score.index(least)
     score[best] = inf
     other = min(score)
     second = score.index(other) if other < inf else -1
-    if in_ms and second >= 0 and rng.random() < constants.explore and other <= least + constants.explore_ms:
-        if columns[best][READY] and columns[second][READY]:
-            return Choice(second, best, count, True)
-    return Choice(best, second, count, False)
+    explored = (
+        second >= 0
+        and in_ms
+        and rng.random() < constants.explore
+        and columns[best][READY] > 0.0 < columns[second][READY]
+        and other <= least + constants.explore_ms
+    )
+    return Choice(second, best, count, True) if explored else Choice(best, second, count, False)
 
 
 def contenders(

@@ -42,8 +42,8 @@ class NodeState:
 
 
 class Outlook(NamedTuple):
-    """What only news and time change of a replica's figures: nothing of it has to be looked at when a request is sent to
-    it, starts or ends there."""
+    """What only news and time change of a replica's figures: not to be looked at when a request is sent to it, starts or
+    ends there."""
 
     until: float
     """It holds up to then, if there are no news; -inf when it changes with time."""

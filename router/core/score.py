@@ -88,8 +88,7 @@ def uncached(figures: Sequence[Array], ask: Ask, matched_bytes: Array | None) ->
 
 
 def uncached_at(column: Column, ask: Ask, matched_bytes: float) -> float:
-    fresh = ask.prompt_tokens - matched_bytes * column[HIT] * ask.per_byte
-    return fresh if fresh > 1.0 else 1.0
+    return max(1.0, ask.prompt_tokens - matched_bytes * column[HIT] * ask.per_byte)
 
 
 def scan(
@@ -153,10 +152,12 @@ def kv_barrier_ms(use: float, constants: Constants) -> float:
     return constants.kv_barrier_ms * use / (1.0 - use)
 
 
-def kv_slope_ms(use: float, per_token: float, constants: Constants) -> float:
+def kv_price_ms(use: float, per_token: float, constants: Constants) -> tuple[float, float]:
+    """The barrier, and how fast it grows with a token."""
     if use >= constants.kv_full:
-        return 0.0
-    return constants.kv_barrier_ms * per_token / (1.0 - use) ** 2
+        return kv_barrier_ms(use, constants), 0.0
+    left = 1.0 - use
+    return constants.kv_barrier_ms * use / left, constants.kv_barrier_ms * per_token / (left * left)
 
 
 def kv_growth_at(column: Column, prompt_tokens: float, constants: Constants) -> float:

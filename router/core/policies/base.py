@@ -60,6 +60,10 @@ class Contenders(msgspec.Struct, kw_only=True, eq=False):
             scores[place] = inf
         return scores
 
+    def drop_arrays(self) -> None:
+        """Once the policy has spoken: the decision's record keeps the rest."""
+        self._figures = self._fresh = self._ttft = None
+
     @property
     def figures(self) -> list[Array]:
         """For policies that like numpy: one array per figure."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 from math import inf
 
 from router.core.policies.base import Contenders, Rng
-from router.core.score import UNCERTAINTY
+from router.core.score import UNCERTAINTY, Array
 
 
 class ExpectedTime:
@@ -17,7 +17,7 @@ class ExpectedTime:
     uses_prefix = True
     in_ms = True
 
-    def score(self, contenders: Contenders, rng: Rng) -> list[float]:
+    def score(self, contenders: Contenders, rng: Rng) -> Array | list[float]:
         scores = contenders.scan()
         return _in_time(scores, contenders) if contenders.ask.limit_ms else scores
 
