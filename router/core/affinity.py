@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Sequence
+from itertools import groupby
 from struct import Struct
 
 BLOCK_BYTES = 256
@@ -99,7 +100,8 @@ class PrefixIndex:
     def __init__(self) -> None:
         self._young: dict[int, Holders] = {}
         self._old: dict[int, Holders] = {}
-        """Of a block that is in both, the first knows all holders."""
+        """Of a block that is in both, the first knows all holders. Who is sent a block is sent those before it, so of a
+        chain the first has a beginning, the second some more, and nobody the rest."""
         self._rows: list[int] = []
         """Row of each bit; -1 when nobody has it, or it was retired."""
         self._changes = 0
@@ -141,27 +143,20 @@ class PrefixIndex:
         if row not in self._half or not keys:
             return
         bit, older = self._bits[row]
-        young, old = self._young, self._old
+        young = self._young
         known = fresh = 0
-        seen: Holders | None = None
-        joined: Holders = ()
-        has = False
-        for key in keys:
-            here = young.get(key)
-            now = old.get(key) if here is None else here
-            if now is None:
-                break
-            if now is not seen:  # neighbours in a chain mostly share one set: it is looked at once
-                seen = now
-                has_young = _has(now, bit)
-                has = has_young or _has(now, older)
-                young_here = here is not None
-                joined = now if has_young and young_here else self._joined(now, bit, clean=not young_here)
-            if here is not joined:
-                young[key] = joined
-            if not has:
-                fresh += SIZES[known]
-            known += 1
+        for blocks in (young, self._old):
+            for holders, run in groupby(keys[known:] if known else keys, blocks.get):
+                if holders is None:
+                    break
+                part = list(run)
+                has = _has(holders, bit)
+                if not has or blocks is not young:
+                    joined = self._joined(holders, bit, clean=blocks is not young)
+                    young.update(dict.fromkeys(part, joined))
+                if not has and not _has(holders, older):
+                    fresh += EDGES[known + len(part) - 1] - (EDGES[known - 1] if known else 0)
+                known += len(part)
         if known < len(keys):  # behind a block that nobody has nobody has anything
             young.update(dict.fromkeys(keys[known:], (bit,)))
             fresh += EDGES[len(keys) - 1] - (EDGES[known - 1] if known else 0)
@@ -178,23 +173,16 @@ class PrefixIndex:
         self._retired = ([], self._retired[0])
 
     def match(self, keys: list[int]) -> Match:
-        young, old = self._young, self._old
-        left: Holders | None = None
-        size = 0
         found: Match = []
-        for key, edge in zip(keys, EDGES, strict=False):
-            here = young.get(key)
-            if here is None:
-                here = old.get(key)
-                if here is None:
+        known = 0
+        for blocks in (self._young, self._old):
+            for holders, run in groupby(keys[known:] if known else keys, blocks.get):
+                if holders is None:
                     break
-            if here is not left:
-                if left is not None:
-                    found.append((size, left))
-                left = here
-            size = edge
-        if left is not None:
-            found.append((size, left))
+                known += len(list(run))
+                found.append((EDGES[known - 1], holders))
+            if known == len(keys):
+                break
         return found
 
     def most(self, match: Match, limit: int, *, too_many: float, chance: float) -> tuple[dict[int, float], Match]:

@@ -135,7 +135,8 @@ class Group:
         row = replica.row
         self.replicas[row] = None
         self._rename()
-        self._write(row, NOBODY)
+        self.columns[row] = NOBODY
+        self._unwritten.add(row)
         self.ahead[row] = inf
         self.index.remove(row)
         self.shortlist.drop(row)
@@ -147,28 +148,9 @@ class Group:
         self._adapters.clear()
 
     def refresh(self, replica: ReplicaState, now: float) -> None:
-        before, state = replica.look(now)
-        if before is not state:
-            self._elder_since = None
-            self._adapters.clear()
-            if before in KEEPS_CACHE and state not in KEEPS_CACHE:
-                self._forget_cache(replica)
-        row, record = replica.row, replica.node.record
-        serves = state is READY and (record is None or not record.draining)
-        unable = "" if serves else why_not(replica)
-        replica.outlook = outlook(
-            replica,
-            able=not unable,
-            elder_since=self._elder_since if self._elder_since is not None else self._elder(),
-            now=now,
-            constants=self.constants,
-        )
-        out = "" if replica.health.standing is SERVING else barred(replica, now)
-        if out or self.barred:
-            _note(self.barred, row, out)
-        if unable or self.unable:
-            _note(self.unable, row, unable)
-        self._renew(replica, now)
+        """After news of it, or of its node."""
+        replica.unsettle()
+        self._refresh_row(replica.row, now)
 
     def refresh_due(self, now: float) -> None:
         """Bring rows up to date that were touched or are overdue: time passes for a silent replica too."""
@@ -223,32 +205,45 @@ class Group:
         return True
 
     def _refresh_row(self, row: int, now: float) -> None:
-        """What a request changed, or everything if there may be more."""
+        """What a request changed, and the rest if there may be news in it."""
         replica = self.replicas[row]
         assert replica is not None
         if now > replica.outlook.until:
-            self.refresh(replica, now)
-        else:
-            self._renew(replica, now)
-
-    def _renew(self, replica: ReplicaState, now: float) -> None:
-        """The figures, with the outlook as it is."""
-        row, column = replica.row, figures_of(replica, self.routers, now, self.constants)
+            self._look(replica, now)
+        column = self.columns[row] = figures_of(replica, self.routers, now, self.constants)
         self._touched.discard(row)
-        self._write(row, column)
-        if column[KV_TOKEN] > self._kv_token:
-            self._kv_token = column[KV_TOKEN]
+        self._unwritten.add(row)
         self._ages[row] = now
         self._ages.move_to_end(row)
+        if column[KV_TOKEN] > self._kv_token:
+            self._kv_token = column[KV_TOKEN]
         if self.large:
             per_token = column[SLOW_PREFILL] + column[HARM]
             ahead = column[BASE] + column[SLOW_STEP] * column[STEPS_AHEAD]
             self.ahead[row], self.per_token[row] = ahead, per_token
             self.shortlist.put(row, ahead + per_token * TYPICAL_TOKENS)
 
-    def _write(self, row: int, column: Column) -> None:
-        self.columns[row] = column
-        self._unwritten.add(row)
+    def _look(self, replica: ReplicaState, now: float) -> None:
+        before, state = replica.look(now)
+        if before is not state:
+            self._elder_since = None
+            self._adapters.clear()
+            if before in KEEPS_CACHE and state not in KEEPS_CACHE:
+                self._forget_cache(replica)
+        row = replica.row
+        unable = "" if state is READY and not replica.node.draining else why_not(replica)
+        replica.outlook = outlook(
+            replica,
+            able=not unable,
+            elder_since=self._elder_since if self._elder_since is not None else self._elder(),
+            now=now,
+            constants=self.constants,
+        )
+        out = "" if replica.health.standing is SERVING else barred(replica, now)
+        if out or self.barred:
+            _note(self.barred, row, out)
+        if unable or self.unable:
+            _note(self.unable, row, unable)
 
     def _rename(self) -> None:
         """Names by row, in a new list: records of decisions keep the one they were made with."""

@@ -11,6 +11,8 @@ from __future__ import annotations
 
 from collections import deque
 
+import msgspec
+
 from router.core.constants import Constants
 from router.core.model import ReplicaLoad
 
@@ -20,16 +22,17 @@ DISORDER_S = 0.1
 """A start or an end may be told so much later than another that came after it."""
 
 
-class Entry:
+class Entry(msgspec.Struct, eq=False, gc=False):
     """One request of ours on the replica. `uncached` counts until the first token, `context` from then on."""
 
-    __slots__ = ("context", "expected_ms", "index", "sent_at", "sequences", "started", "uncached")
-
-    def __init__(self, *, index: int, uncached: float, context: float, sequences: int, sent_at: float) -> None:
-        self.index, self.uncached, self.context = index, uncached, context
-        self.sequences, self.sent_at, self.started = sequences, sent_at, False
-        self.expected_ms = 0.0
-        """Engine time to the first token that was predicted for a node of slowness 1."""
+    index: int
+    uncached: float
+    context: float
+    sequences: int
+    sent_at: float
+    started: bool = False
+    expected_ms: float = 0.0
+    """Engine time to the first token that was predicted for a node of slowness 1."""
 
 
 class Ledger:
@@ -81,7 +84,7 @@ class Ledger:
 
     def send(self, *, uncached: float, context: float, sequences: int, now: float) -> Entry:
         self.sent += 1
-        entry = Entry(index=self.sent, uncached=uncached, context=context, sequences=sequences, sent_at=now)
+        entry = Entry(self.sent, uncached, context, sequences, now)
         self.entries[entry.index] = self.queue[entry.index] = entry
         self.waiting_tokens += uncached
         self.waiting_sequences += sequences

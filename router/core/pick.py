@@ -37,7 +37,11 @@ class Found(msgspec.Struct, eq=False):
     choice: Choice
     policy: Policy
     state: ReplicaState
-    expected_ms: float
+
+    @property
+    def expected_ms(self) -> float:
+        """With all that makes a replica less welcome."""
+        return self.field.ttft_at(self.choice.place)
 
 
 def find(
@@ -68,7 +72,7 @@ def find(
             if choice is not None:
                 state = group.replicas[field.row(choice.place)]
                 assert state is not None
-                return Found(group, field, choice, rule, state, field.ttft_at(choice.place))
+                return Found(group, field, choice, rule, state)
     return None
 
 

@@ -207,13 +207,6 @@ def engine_parts_ms(column: Column, ask: Ask, fresh: float) -> tuple[float, floa
     return steps * column[SLOW_STEP] / speed, prefill / speed + column[AHEAD]
 
 
-def penalties_ms(column: Column, ask: Ask, constants: Constants) -> float:
-    """What is in the score of a replica without being time: no prediction of the first token should contain it."""
-    prompt = ask.prompt_tokens
-    growth = column[KV_SLOPE] * prompt if ask.small else kv_growth_at(column, prompt, constants)
-    return kv_barrier_ms(column[KV_USED], constants) + growth + column[HEALTH]
-
-
 def terms(figures: Sequence[Array], ask: Ask, matched_bytes: Array | None, constants: Constants) -> dict[str, Array]:
     """The score taken apart; the terms of a replica that can serve add up to its score."""
     fresh = uncached(figures, ask, matched_bytes) + np.zeros_like(figures[QUEUE])

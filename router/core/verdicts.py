@@ -14,7 +14,7 @@ from router.core.hold import Way
 from router.core.model import Decision, Shape, Verdict
 from router.core.pick import Found, why_out
 from router.core.replica import ReplicaState
-from router.core.score import NETWORK, UNCERTAINTY, engine_parts_ms, penalties_ms, uncached_at
+from router.core.score import LOAD, NETWORK, SPEED, UNCERTAINTY, engine_parts_ms, uncached_at
 
 SEND = Verdict.SEND
 
@@ -33,7 +33,10 @@ def send(found: Found, keys: list[int], *, substitute: bool) -> Picked:
     prompt, name = ask.prompt_tokens, found.policy.name
     fresh = uncached_at(column, ask, matched_bytes)
     steps_ms, prefill_ms = engine_parts_ms(column, ask, fresh)
-    expected_ms = found.expected_ms - penalties_ms(column, ask, group.constants)
+    # What only orders replicas (full memory, health) is no time, and in no prediction.
+    expected_ms = column[NETWORK] + column[LOAD] + column[SPEED] * (steps_ms + prefill_ms)
+    if field.extra_ms is not None:
+        expected_ms += field.extra_ms[choice.place]
     p90_ms = group.checks.p90_ms(expected_ms, column[UNCERTAINTY])
     how = "the second best, to see whether it still is" if choice.explored else f"the best by {name}"
     equal = f", drawn from {choice.near} equal ones" if choice.near > 1 else ""
