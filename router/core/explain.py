@@ -6,7 +6,7 @@ a decision under another policy or other constants (whatif.py). Decides nothing.
 
 from __future__ import annotations
 
-from collections import OrderedDict
+from collections import deque
 from collections.abc import Iterable, Sequence
 from math import isfinite
 from typing import NamedTuple
@@ -52,6 +52,8 @@ class Record(msgspec.Struct, kw_only=True, eq=False, weakref=True):
     """(when, what): why it was not sent."""
     times: int = 1
     """How often the same answer was given in a row, while the request was held."""
+    before: Record | None = None
+    """The decision before it about the same request."""
 
     @property
     def names(self) -> Sequence[str]:
@@ -89,41 +91,55 @@ class Records:
     def __init__(self, limit: int) -> None:
         self._limit = limit
         self._count = 0
-        self._by_request: OrderedDict[str, list[Record]] = OrderedDict()
+        self._last: dict[str, Record] = {}
+        """Of each request, with those before it."""
+        self._requests: deque[str] = deque()
+        """Oldest first."""
 
     def __len__(self) -> int:
         return self._count
 
     def add(self, request_id: str, record: Record) -> None:
-        records = self._by_request.get(request_id)
-        if records is None:
-            records = self._by_request[request_id] = []
-        elif _same(records[-1].decision, record.decision):
-            record.times = records[-1].times + 1
-            record.at = records[-1].at
-            records.pop()
-            self._count -= 1
-        records.append(record)
-        self._count += 1
-        while self._count > self._limit:
-            request, oldest = self._by_request.popitem(last=False)
-            self._count -= 1
-            if len(oldest) > 1:
-                self._by_request[request] = oldest[1:]
-                self._by_request.move_to_end(request, last=False)
+        before = self._last.get(request_id)
+        self._last[request_id] = record
+        if before is None:
+            self._requests.append(request_id)
+        elif _same(before.decision, record.decision):
+            record.times, record.at, record.before = before.times + 1, before.at, before.before
+            return
+        else:
+            record.before = before
+        if self._count == self._limit:
+            self._forget()
+        else:
+            self._count += 1
 
     def last(self, request_id: str) -> Record | None:
-        records = self._by_request.get(request_id)
-        return records[-1] if records else None
+        return self._last.get(request_id)
 
     def of(self, request_id: str) -> list[Record]:
-        return list(self._by_request.get(request_id, ()))
+        found = []
+        record = self._last.get(request_id)
+        while record is not None:
+            found.append(record)
+            record = record.before
+        return found[::-1]
 
     def everything(self) -> Iterable[tuple[str, Record]]:
         """With the ids of their requests."""
-        for request_id, records in self._by_request.items():
-            for record in records:
+        for request_id in self._requests:
+            for record in self.of(request_id):
                 yield request_id, record
+
+    def _forget(self) -> None:
+        """The oldest decision about the oldest request."""
+        record = self._last[self._requests[0]]
+        if record.before is None:
+            del self._last[self._requests.popleft()]
+            return
+        while record.before.before is not None:
+            record = record.before
+        record.before = None
 
 
 def tell(records: Sequence[Record], constants: Constants) -> list[Told]:
