@@ -87,6 +87,9 @@ class Many:
 
 Holders = tuple[int, ...] | Many
 """Bits of the replicas that were sent a block, some of them retired."""
+Spot = tuple[int, int, int, int]
+"""Byte of a row's young bit in a row of bits, and the bit in it; the same of the old one."""
+NOWHERE: Spot = (0, 1, 0, 1)
 Match = list[tuple[int, Holders]]
 """(bytes matched, who holds as much), growing. Who holds more of a prompt holds less of it too, so each set contains
 the next; what a set looks like is this index's business."""
@@ -95,7 +98,7 @@ the next; what a set looks like is this index's business."""
 class PrefixIndex:
     """The replicas of one model, by row: small numbers that their owner hands out and keeps while they are added."""
 
-    __slots__ = ("_bits", "_changes", "_free", "_half", "_new", "_old", "_retired", "_rows", "_young")
+    __slots__ = ("_bits", "_changes", "_free", "_half", "_new", "_old", "_retired", "_rows", "_spots", "_young")
 
     def __init__(self) -> None:
         self._young: dict[int, Holders] = {}
@@ -111,6 +114,7 @@ class PrefixIndex:
         """Bits retired in this turn of the dictionary, and in the one before: after the next no key has them."""
         self._bits: list[tuple[int, int]] = []
         """Young and old bit of each row; bit 0 is nobody's."""
+        self._spots: list[Spot] = []
         self._half: dict[int, int] = {}
         """Bytes after which the young bit of a row becomes the old one."""
         self._new: dict[int, int] = {}
@@ -128,15 +132,16 @@ class PrefixIndex:
         self.remove(row)
         while row >= len(self._bits):
             self._bits.append((0, 0))
+            self._spots.append(NOWHERE)
         self._half[row] = max(BLOCK_BYTES, capacity_bytes // 2)
         self._new[row] = 0
-        self._bits[row] = (self._take(row), self._take(row))
+        self._own(row, self._take(row), self._take(row))
 
     def remove(self, row: int) -> None:
         if self._half.pop(row, None) is not None:
             for bit in self._bits[row]:
                 self._retire(bit)
-            self._bits[row] = (0, 0)
+            self._own(row, 0, 0)
 
     def insert(self, row: int, keys: list[int]) -> None:
         """The replica was sent this prompt."""
@@ -163,7 +168,7 @@ class PrefixIndex:
         self._new[row] += fresh
         if self._new[row] > self._half[row]:
             self._retire(older)
-            self._bits[row] = (self._take(row), bit)
+            self._own(row, self._take(row), bit)
             self._new[row] = 0
 
     def turn(self) -> None:
@@ -193,20 +198,18 @@ class PrefixIndex:
         while unread and len(out) < limit:
             size, holders = match[unread - 1]
             bits: Sequence[int]
-            if not isinstance(holders, Many):
+            if isinstance(holders, tuple):
                 bits, all_of_them = holders, True
             elif holders.count <= too_many:
                 bits, all_of_them = holders.some(limit, chance), holders.count <= limit
             else:
                 break
-            for bit in bits:
-                row = rows[bit]
-                if row >= 0 and row not in out:
-                    if len(out) == limit:
-                        all_of_them = False
-                        break
-                    out[row] = size
-            if not all_of_them:
+            found = dict.fromkeys([rows[bit] for bit in bits], size)
+            found.pop(-1, None)
+            more = [row for row in found if row not in out]
+            room = limit - len(out)
+            out.update(dict.fromkeys(more[:room], size))
+            if len(more) > room or not all_of_them:
                 break
             unread -= 1
         return out, match[:unread]
@@ -222,18 +225,17 @@ class PrefixIndex:
     def matched(self, match: Match, rows: Sequence[int]) -> list[float]:
         """Bytes that each of some rows has."""
         out = [0.0] * len(rows)
+        spots, width = [self._spots[row] for row in rows], len(self._rows) >> 3
         for size, holders in match:
-            if isinstance(holders, Many):
-                bits = holders.bits.ljust(len(self._rows) >> 3, b"\0")
-                for place, row in enumerate(rows):
-                    young, old = self._bits[row]
-                    if bits[young >> 3] >> (young & 7) & 1 or bits[old >> 3] >> (old & 7) & 1:
-                        out[place] = size
-            else:
+            if isinstance(holders, tuple):
                 theirs = self._read(holders)
-                for place, row in enumerate(rows):
-                    if row in theirs:
-                        out[place] = size
+                out = [size if row in theirs else had for row, had in zip(rows, out, strict=True)]
+            else:
+                bits = holders.bits if len(holders.bits) == width else holders.bits.ljust(width, b"\0")
+                out = [
+                    size if bits[young] & mask or bits[old] & other else had
+                    for (young, mask, old, other), had in zip(spots, out, strict=True)
+                ]
         return out
 
     def _joined(self, holders: Holders, bit: int, *, clean: bool) -> Holders:
@@ -261,6 +263,10 @@ class PrefixIndex:
             holders.read = [rows[bit] for bit in holders.some(holders.count, 0.0) if rows[bit] >= 0]
             holders.read_at = self._changes
         return holders.read
+
+    def _own(self, row: int, young: int, old: int) -> None:
+        self._bits[row] = (young, old)
+        self._spots[row] = (young >> 3, 1 << (young & 7), old >> 3, 1 << (old & 7))
 
     def _take(self, row: int) -> int:
         if not self._free:

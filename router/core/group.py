@@ -8,6 +8,7 @@ Source: routing.md section 2.6.
 
 from __future__ import annotations
 
+from array import array
 from collections import OrderedDict
 from collections.abc import Iterable
 from math import inf
@@ -73,9 +74,9 @@ class Group:
         """More replicas than are all scored."""
         self.columns: list[Column] = []
         """Figures by row."""
-        self.ahead: list[float] = []
+        self.ahead = array("d")
         """Of a large group by row, for a score at first sight: ms for those ahead."""
-        self.per_token: list[float] = []
+        self.per_token = array("d")
         """The same for each prompt token to compute."""
         self._touched: set[int] = set()
         """Rows to whose replicas something happened: their figures are made anew before they are used."""

@@ -140,7 +140,7 @@ def candidate_rows(group: Group, ask: Ask, match: Match, *, rng: Rng) -> tuple[l
     first sight, with the bytes that each holds: at a cost that does not grow with the fleet."""
     constants, index = group.constants, group.index
     ahead, per_token = group.ahead, group.per_token
-    size, chance = len(group), rng.random()
+    size, chance = len(group.replicas), rng.random()
     # Of sets of more than a quarter of the fleet (two bits a replica), some are among those with least to do.
     held, unread = index.most(match, constants.holders, too_many=size / 2, chance=chance)
     others = dict.fromkeys(group.shortlist.cheapest(constants.shortlist, chance))
