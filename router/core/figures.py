@@ -39,7 +39,7 @@ def barred(replica: ReplicaState, now: float) -> str:
             return ""
 
 
-def outlook(replica: ReplicaState, *, able: bool, elder_since: float, now: float, constants: Constants) -> Outlook:
+def outlook_of(replica: ReplicaState, *, able: bool, elder_since: float, now: float, constants: Constants) -> Outlook:
     """`able` when nothing is to be said by `why_not`, `elder_since` when the first of the model's ready replicas became
     so."""
     ready = replica.current is READY
@@ -57,9 +57,8 @@ def outlook(replica: ReplicaState, *, able: bool, elder_since: float, now: float
 
 def figures_of(replica: ReplicaState, routers: int, now: float, constants: Constants) -> Column:
     """The replica's column, in the order of `score.py`."""
-    _, able, ready, ramp, load_ms, health_ms = replica.outlook
-    cost, ledger, node, report = replica.cost, replica.ledger, replica.node, replica.load
-    prior = cost.prior
+    cost, ledger, node, report, outlook = replica.cost, replica.ledger, replica.node, replica.load, replica.outlook
+    prior, ramp = cost.prior, outlook.ramp
     sequence_ms = prior.sequence_ms
     decoding, backlog, context = ledger.totals(routers, now)
     waiting, entries = len(ledger.queue), len(ledger.entries)
@@ -81,14 +80,14 @@ def figures_of(replica: ReplicaState, routers: int, now: float, constants: Const
     steps_ahead = backlog * room
     pace = decode * (step + sequence_ms) + slow_prefill * steps_ahead  # a prefill ahead of us runs between our tokens
     step *= cost.step
-    base = network + load_ms + health_ms + speed * (0.5 * step + ahead + backlog * prefill_ms)
+    base = network + outlook.load_ms + outlook.health_ms + speed * (0.5 * step + ahead + backlog * prefill_ms)
     barrier, slope = kv_price_ms(used, per_token, constants)
     base += barrier
     share = context * per_token
     if share > 1.0:
         share = 1.0
     return (
-        base if able else inf,
+        base if outlook.able else inf,
         speed * step,
         speed * prefill_ms,
         speed * cost.prefill * prior.attention_ms,
@@ -97,22 +96,22 @@ def figures_of(replica: ReplicaState, routers: int, now: float, constants: Const
         used,
         per_token,
         slope,
-        pace if able else inf,
+        pace if outlook.able else inf,
         decode * prior.context_ms,
         replica.hit.value,
         constants.harm_weight * slow_prefill * (decoding + waiting),
-        1.0 if ready else 0.0,
+        1.0 if outlook.ready else 0.0,
         replica.uncertainty.value,
         network,
-        load_ms,
-        health_ms,
+        outlook.load_ms,
+        outlook.health_ms,
         speed,
         ramp,
         backlog,
         ahead,
-        float(entries),
-        float(waiting if report is None else report.waiting),
-        float(entries - waiting if report is None else report.running),
+        entries,
+        waiting if report is None else report.waiting,
+        entries - waiting if report is None else report.running,
         share,
         replica.latency_ms,
     )
@@ -152,8 +151,7 @@ def _at_least(learned: float, oldest: Entry, now: float, constants: Constants) -
     """The slowness that was learned, or more when a request has already waited longer than that explains."""
     if not oldest.expected_ms:
         return learned
-    shown = constants.censored_share * 1000.0 * (now - oldest.sent_at) / oldest.expected_ms
-    return shown if shown > learned else learned
+    return max(learned, constants.censored_share * 1000.0 * (now - oldest.sent_at) / oldest.expected_ms)
 
 
 def _ramp(age_s: float, elder_s: float, constants: Constants) -> float:

@@ -18,7 +18,7 @@ import numpy as np
 from router.core.affinity import PrefixIndex
 from router.core.checks import Checks
 from router.core.constants import Constants
-from router.core.figures import READY, barred, figures_of, outlook, why_not
+from router.core.figures import READY, barred, figures_of, outlook_of, why_not
 from router.core.learn import Mean
 from router.core.outlier import Standing
 from router.core.replica import ReplicaState
@@ -233,7 +233,7 @@ class Group:
                 self._forget_cache(replica)
         row = replica.row
         unable = "" if state is READY and not replica.node.draining else why_not(replica)
-        replica.outlook = outlook(
+        replica.outlook = outlook_of(
             replica,
             able=not unable,
             elder_since=self._elder_since if self._elder_since is not None else self._elder(),

@@ -8,7 +8,8 @@ Sources: routing.md sections 2.4 (whom to believe), 2.5 (states), 2.8 (what is l
 from __future__ import annotations
 
 from math import exp, inf
-from typing import NamedTuple
+
+import msgspec
 
 from router.core.constants import RTT_REGION_MS, Constants
 from router.core.learn import ClassCost, LoadTime, Mean, Slowness
@@ -41,9 +42,9 @@ class NodeState:
         return self.record is not None and self.record.draining
 
 
-class Outlook(NamedTuple):
-    """What only news and time change of a replica's figures: not to be looked at when a request is sent to it, starts or
-    ends there."""
+class Outlook(msgspec.Struct, frozen=True, gc=False):
+    """What only news and time change of a replica's figures: a request that is sent to it, starts or ends there leaves
+    it as it is."""
 
     until: float
     """It holds up to then, if there are no news; -inf when it changes with time."""
@@ -54,7 +55,7 @@ class Outlook(NamedTuple):
     health_ms: float
 
 
-UNSEEN = Outlook(until=-inf, able=False, ready=False, ramp=1.0, load_ms=0.0, health_ms=0.0)
+UNSEEN = Outlook(-inf, able=False, ready=False, ramp=1.0, load_ms=0.0, health_ms=0.0)
 
 
 class ReplicaState:
