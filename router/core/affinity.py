@@ -218,8 +218,12 @@ class PrefixIndex:
         """Bytes that each of the first `size` rows has."""
         out = [0.0] * size
         for matched, holders in match:
-            for row in self._read(holders):
-                out[row] = matched
+            theirs = self._read(holders)
+            if len(theirs) == size:  # all of them: a system prompt
+                out = [matched] * size
+            else:
+                for row in theirs:
+                    out[row] = matched
         return out
 
     def matched(self, match: Match, rows: Sequence[int]) -> list[float]:
@@ -258,9 +262,9 @@ class PrefixIndex:
         """Rows of a set. A large one recurs (a system prompt is everywhere), so its rows are kept at hand."""
         rows = self._rows
         if isinstance(holders, tuple):
-            return [rows[bit] for bit in holders if rows[bit] >= 0]
+            return list({rows[bit]: None for bit in holders if rows[bit] >= 0})
         if holders.read_at != self._changes:
-            holders.read = [rows[bit] for bit in holders.some(holders.count, 0.0) if rows[bit] >= 0]
+            holders.read = list({rows[bit]: None for bit in holders.some(holders.count, 0.0) if rows[bit] >= 0})
             holders.read_at = self._changes
         return holders.read
 

@@ -17,7 +17,7 @@ from router.core.classes import Cost
 from router.core.constants import Constants
 from router.core.difference import Difference, Question
 from router.core.explain import Chapter, Record, Records, Told, candidates, chapters, story, tell
-from router.core.flight import CoreFlight
+from router.core.flight import CoreFlight, Picked
 from router.core.group import Group
 from router.core.learn import Lengths
 from router.core.model import Candidate, Decision, Fleet, LoadReport, Shape, Verdict
@@ -27,7 +27,6 @@ from router.core.policies.base import Contenders, Rng
 from router.core.pressure import ahead_ms
 from router.core.score import CONTEXT, TOKEN, Ask
 from router.core.stall import Heard
-from router.core.verdicts import Picked
 from router.core.whatif import whatif
 from wire.records import ModelState
 
@@ -126,21 +125,13 @@ class CoreDispatcher:
     def begin(self, decision: Decision, shape: Shape, now: float) -> CoreFlight:
         if not isinstance(decision, Picked):
             raise TypeError("only a decision of `pick` with the verdict SEND can be begun")
-        decision.group.index.insert(decision.state.row, decision.plan.keys)
-        decision.plan.keys = []  # the record keeps the plan, and the keys are only needed here
+        decision.group.index.insert(decision.state.row, decision.keys)
+        decision.keys = []  # the record keeps the decision, and the keys are only needed here
         self._sends += 1
         if self._sends % INDEX_CHECK == 0:
             self._belief.bound_indexes()
-        return CoreFlight(
-            replica=decision.state,
-            group=decision.group,
-            shape=shape,
-            plan=decision.plan,
-            lengths=self._lengths,
-            record=self._records.last(shape.request_id),
-            changed=self._belief.changed,
-            now=now,
-        )
+        record = self._records.last(shape.request_id)
+        return CoreFlight(decision, shape, self._lengths, record, self._belief.changed, now)
 
     # Admission
 
@@ -225,7 +216,7 @@ class CoreDispatcher:
             return 0.0
         column = decision.group.columns[decision.state.row]
         output = self._lengths.expected(shape.model, shape.tenant, limit=shape.max_tokens)
-        return output * (column[TOKEN] + column[CONTEXT] * (decision.plan.prompt_tokens + output / 2.0))
+        return output * (column[TOKEN] + column[CONTEXT] * (decision.prompt + output / 2.0))
 
     def accuracy(self) -> dict[str, Accuracy]:
         """Of the predictions, by base model."""
@@ -254,7 +245,7 @@ class CoreDispatcher:
         match = group.index.match(keys) if policy.uses_prefix else []
         adapter = model if model != group.model else ""
         ask = self._ask(group, shape, now)
-        return find(group, ask, match, policy, exclude=exclude, adapter=adapter, rng=self._rng, now=now)
+        return find(group, ask, match, policy, exclude, adapter, self._rng, now)
 
     def _find_fallback(self, shape: Shape, exclude: Collection[str], now: float) -> Found | None:
         policy = self._belief.fleet.models.get(shape.model)

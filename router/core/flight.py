@@ -8,13 +8,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from math import log
 
-import msgspec
-
 from router.core.explain import Event, Record
 from router.core.group import Group
 from router.core.learn import Lengths
 from router.core.ledger import Entry
-from router.core.model import Ending, Shape
+from router.core.model import Decision, Ending, Shape
 from router.core.replica import ReplicaState
 from router.core.score import CONTEXT, TOKEN
 
@@ -22,19 +20,22 @@ COMPLETE, CANCELLED, FAILED = Ending.COMPLETE, Ending.CANCELLED, Ending.FAILED
 MIN_HIT_TOKENS = 64.0
 
 
-class Plan(msgspec.Struct, kw_only=True, eq=False):
-    """What was expected of the attempt, in the words the learners need."""
+class Picked(Decision, kw_only=True):
+    """A decision to send, with what `begin` needs, so that nothing is computed twice, and what the learners compare
+    with what becomes of it."""
 
+    state: ReplicaState
+    group: Group
     keys: list[int]
-    prompt_tokens: float
+    """Of the prompt's blocks; gone once it was begun."""
+    prompt: float
+    """Expected prompt tokens, and of these those to compute, and those that the index says are cached."""
     uncached: float
-    matched_tokens: float
+    matched: float
     steps_ms: float
     prefill_ms: float
     """For slowness 1, with what the class has learned."""
     network_ms: float
-    expected_ms: float
-    p90_ms: float
 
 
 class CoreFlight:
@@ -53,23 +54,20 @@ class CoreFlight:
 
     def __init__(
         self,
-        *,
-        replica: ReplicaState,
-        group: Group,
+        plan: Picked,
         shape: Shape,
-        plan: Plan,
         lengths: Lengths,
         record: Record | None,
         changed: Callable[[ReplicaState], None],
         now: float,
     ) -> None:
-        self._replica, self._group, self._shape, self._plan = replica, group, shape, plan
+        self._replica = replica = plan.state
+        self._group, self._shape, self._plan = plan.group, shape, plan
         self._lengths, self._record, self._changed = lengths, record, changed
         self._class = (replica.cost.step, replica.cost.prefill)
         self._tokens_at = 0.0
-        sequences = max(1, shape.choices)
         self._entry: Entry = replica.ledger.send(
-            uncached=plan.uncached, context=plan.prompt_tokens, sequences=sequences, now=now
+            uncached=plan.uncached, context=plan.prompt, sequences=max(1, shape.choices), now=now
         )
         self._entry.expected_ms = plan.steps_ms + plan.prefill_ms
         replica.used_at = now
@@ -83,8 +81,10 @@ class CoreFlight:
         self._tokens_at = now
         elapsed_ms = 1000.0 * (now - entry.sent_at)
         replica.first_token(elapsed_ms, now)
-        self._group.checks.learn(predicted_ms=plan.expected_ms, p90_ms=plan.p90_ms, observed_ms=elapsed_ms)
-        replica.uncertainty.learn(min(3.0, abs(log(max(elapsed_ms, 0.001) / plan.expected_ms))))
+        self._group.checks.learn(
+            predicted_ms=plan.expected_ttft_ms, p90_ms=plan.expected_p90_ms, observed_ms=elapsed_ms
+        )
+        replica.uncertainty.learn(min(3.0, abs(log(max(elapsed_ms, 0.001) / plan.expected_ttft_ms))))
         self._learn_speed(elapsed_ms, now, censored=False)
         self._note(Event(now, replica.record.replica, took_ms=elapsed_ms))
         self._changed(replica)
@@ -139,9 +139,9 @@ class CoreFlight:
         plan, shape = self._plan, self._shape
         if prompt_tokens > 0 and len(shape.prompt) >= 64 and not shape.delivered_tokens:
             self._group.per_byte.learn(min(1.5, max(0.05, prompt_tokens / len(shape.prompt))))
-        if cached_tokens >= 0 and plan.matched_tokens >= MIN_HIT_TOKENS:
+        if cached_tokens >= 0 and plan.matched >= MIN_HIT_TOKENS:
             ceiling = self._replica.constants.hit_ceiling
-            self._replica.hit.learn(min(ceiling, cached_tokens / plan.matched_tokens))
+            self._replica.hit.learn(min(ceiling, cached_tokens / plan.matched))
         if output_tokens > 0:
             self._lengths.learn(shape.model, shape.tenant, output_tokens)
 

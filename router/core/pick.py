@@ -45,22 +45,12 @@ class Found(msgspec.Struct, eq=False):
 
 
 def find(
-    group: Group,
-    ask: Ask,
-    match: Match,
-    policy: Policy,
-    *,
-    exclude: Collection[str],
-    adapter: str,
-    rng: Rng,
-    now: float,
+    group: Group, ask: Ask, match: Match, policy: Policy, exclude: Collection[str], adapter: str, rng: Rng, now: float
 ) -> Found | None:
     """By the model's policy among those that are ready; by time where all must be loaded first and the policy knows
     only ready ones; and without regard to health before nobody is found."""
     for heed_health in (True, False) if group.barred else (True,):
-        field = contenders(
-            group, ask, match, exclude=exclude, adapter=adapter, heed_health=heed_health, rng=rng, now=now
-        )
+        field = contenders(group, ask, match, exclude, adapter, heed_health, rng, now)
         for rule in (policy,) if policy.loads else (policy, BY_TIME):
             made = rule.score(field, rng)
             if isinstance(made, list):
@@ -68,7 +58,7 @@ def find(
             else:
                 score = made.tolist()
                 field.drop_arrays()
-            choice = choose(score, field, rule, rng=rng)
+            choice = choose(score, field, rule, rng)
             if choice is not None:
                 state = group.replicas[field.row(choice.place)]
                 assert state is not None
@@ -76,7 +66,7 @@ def find(
     return None
 
 
-def choose(score: list[float], field: Contenders, policy: Policy, *, rng: Rng) -> Choice | None:
+def choose(score: list[float], field: Contenders, policy: Policy, rng: Rng) -> Choice | None:
     """None when no number is finite. Changes the scores."""
     constants, columns, in_ms = field.constants, field.columns, policy.in_ms
     least = min(score)
@@ -106,7 +96,6 @@ def contenders(
     group: Group,
     ask: Ask,
     match: Match,
-    *,
     exclude: Collection[str],
     adapter: str,
     heed_health: bool,
@@ -120,7 +109,7 @@ def contenders(
         matched = group.index.spread(match, len(columns)) if match else None
         extra = group.adapter_ms(adapter) if adapter else None
     else:
-        rows, matched = candidate_rows(group, ask, match, rng=rng)
+        rows, matched = candidate_rows(group, ask, match, rng)
         group.refresh_these(rows, now)
         columns = [group.columns[row] for row in rows]
         extra = [group.adapter_ms(adapter)[row] for row in rows] if adapter else None
@@ -130,12 +119,12 @@ def contenders(
         rows=rows,
         matched_bytes=matched,
         extra_ms=extra,
-        out=_out(group, rows, exclude=exclude, heed_health=heed_health),
+        out=_out(group, rows, exclude, heed_health) if exclude or group.barred else (),
         constants=group.constants,
     )
 
 
-def candidate_rows(group: Group, ask: Ask, match: Match, *, rng: Rng) -> tuple[list[int], list[float]]:
+def candidate_rows(group: Group, ask: Ask, match: Match, rng: Rng) -> tuple[list[int], list[float]]:
     """Of those who hold most of the prompt, those who have least to do and a few strangers, the ones that look best at
     first sight, with the bytes that each holds: at a cost that does not grow with the fleet."""
     constants, index = group.constants, group.index
@@ -174,9 +163,7 @@ def panic(group: Group) -> bool:
     return len(group.barred) > group.constants.panic_share * serving
 
 
-def _out(group: Group, rows: list[int] | None, *, exclude: Collection[str], heed_health: bool) -> list[int]:
-    if not exclude and not (group.barred and heed_health):
-        return []
+def _out(group: Group, rows: list[int] | None, exclude: Collection[str], heed_health: bool) -> list[int]:
     barred = group.barred if heed_health and not panic(group) else ()
     if rows is None:
         tried = [row for row, name in enumerate(group.names) if name in exclude] if exclude else []

@@ -8,23 +8,14 @@ from collections.abc import Collection
 
 from router.core.constants import Constants
 from router.core.explain import Record
-from router.core.flight import Plan
+from router.core.flight import Picked
 from router.core.group import Group
 from router.core.hold import Way
 from router.core.model import Decision, Shape, Verdict
 from router.core.pick import Found, why_out
-from router.core.replica import ReplicaState
 from router.core.score import LOAD, NETWORK, SPEED, UNCERTAINTY, engine_parts_ms, uncached_at
 
 SEND = Verdict.SEND
-
-
-class Picked(Decision, kw_only=True):
-    """A decision to send, with what `begin` needs, so that nothing is computed twice."""
-
-    state: ReplicaState
-    group: Group
-    plan: Plan
 
 
 def send(found: Found, keys: list[int], *, substitute: bool) -> Picked:
@@ -37,7 +28,6 @@ def send(found: Found, keys: list[int], *, substitute: bool) -> Picked:
     expected_ms = column[NETWORK] + column[LOAD] + column[SPEED] * (steps_ms + prefill_ms)
     if field.extra_ms is not None:
         expected_ms += field.extra_ms[choice.place]
-    p90_ms = group.checks.p90_ms(expected_ms, column[UNCERTAINTY])
     how = "the second best, to see whether it still is" if choice.explored else f"the best by {name}"
     equal = f", drawn from {choice.near} equal ones" if choice.near > 1 else ""
     instead = f", instead of the model asked for: {group.model}" if substitute else ""
@@ -46,7 +36,7 @@ def send(found: Found, keys: list[int], *, substitute: bool) -> Picked:
         replica=state.record.replica,
         policy=name,
         expected_ttft_ms=expected_ms,
-        expected_p90_ms=p90_ms,
+        expected_p90_ms=group.checks.p90_ms(expected_ms, column[UNCERTAINTY]),
         uncached_tokens=int(fresh),
         prompt_tokens=int(prompt),
         runner_up=group.names[field.row(choice.runner_up)] if choice.runner_up >= 0 else "",
@@ -55,17 +45,13 @@ def send(found: Found, keys: list[int], *, substitute: bool) -> Picked:
         model=group.model if substitute else "",
         state=state,
         group=group,
-        plan=Plan(
-            keys=keys,
-            prompt_tokens=prompt,
-            uncached=fresh,
-            matched_tokens=matched_bytes * ask.per_byte,
-            steps_ms=steps_ms,
-            prefill_ms=prefill_ms,
-            network_ms=column[NETWORK],
-            expected_ms=expected_ms,
-            p90_ms=p90_ms,
-        ),
+        keys=keys,
+        prompt=prompt,
+        uncached=fresh,
+        matched=matched_bytes * ask.per_byte,
+        steps_ms=steps_ms,
+        prefill_ms=prefill_ms,
+        network_ms=column[NETWORK],
     )
 
 

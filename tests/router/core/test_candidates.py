@@ -72,7 +72,7 @@ def compared(seed: int, constants: Constants, *, decisions: int = 100) -> list[t
         ask: Ask = core._ask(group, Shape(request_id="r", model="m", prompt=prompt, max_tokens=200), 0.0)
         match = group.index.match(chain("m", prompt))
         every = scan(group.columns, ask, group.index.matched(match, range(REPLICAS)), constants)
-        rows, _ = candidate_rows(group, ask, match, rng=rng)
+        rows, _ = candidate_rows(group, ask, match, rng)
         found.append((min(every), min(every[row] for row in rows)))
     return found
 
