@@ -10,7 +10,7 @@ from math import log
 
 from router.core.explain import Event, Record
 from router.core.group import Group
-from router.core.learn import Lengths
+from router.core.learn import Lengths, bounded
 from router.core.ledger import Entry
 from router.core.model import Decision, Ending, Shape
 from router.core.replica import ReplicaState
@@ -115,7 +115,7 @@ class CoreFlight:
         if not replica.health.calm:
             replica.unsettle()
         if ending is FAILED or ending is COMPLETE:
-            group.success.learn(float(ending is COMPLETE))
+            group.success.learn(1.0 if ending is COMPLETE else 0.0)
         if ending is COMPLETE:
             self._learn_counts(prompt_tokens, cached_tokens, output_tokens)
         self._note(Event(now, replica.record.replica, ending))
@@ -138,7 +138,7 @@ class CoreFlight:
     def _learn_counts(self, prompt_tokens: int, cached_tokens: int, output_tokens: int) -> None:
         plan, shape = self._plan, self._shape
         if prompt_tokens > 0 and len(shape.prompt) >= 64 and not shape.delivered_tokens:
-            self._group.per_byte.learn(min(1.5, max(0.05, prompt_tokens / len(shape.prompt))))
+            self._group.per_byte.learn(bounded(prompt_tokens / len(shape.prompt), 0.05, 1.5))
         if cached_tokens >= 0 and plan.matched >= MIN_HIT_TOKENS:
             ceiling = self._replica.constants.hit_ceiling
             self._replica.hit.learn(min(ceiling, cached_tokens / plan.matched))

@@ -20,7 +20,7 @@ from router.core.checks import Checks
 from router.core.constants import Constants
 from router.core.figures import READY, barred, figures_of, outlook_of, why_not
 from router.core.learn import Mean
-from router.core.outlier import Standing
+from router.core.outlier import SERVING
 from router.core.replica import ReplicaState
 from router.core.score import (
     BASE,
@@ -40,7 +40,6 @@ from router.core.score import (
 from router.core.shortlist import Shortlist
 from wire.records import ModelState
 
-SERVING = Standing.SERVING
 KEEPS_CACHE = frozenset({ModelState.READY, ModelState.DRAINING})
 TYPICAL_TOKENS = 512.0
 """Prompt for which the shortlist is ordered."""

@@ -220,5 +220,6 @@ class Ledger:
         self._forget(now)
 
     def _forget(self, now: float) -> None:
-        while self._changes and self._changes[0][0] < now - RECENT_S:
-            self._changes.popleft()
+        changes, since = self._changes, now - RECENT_S
+        while changes and changes[0][0] < since:
+            changes.popleft()
