@@ -219,8 +219,8 @@ class PrefixIndex:
         out = [0.0] * size
         for matched, holders in match:
             theirs = self._read(holders)
-            if len(theirs) == size:  # all of them: a system prompt
-                out = [matched] * size
+            if len(theirs) == size and isinstance(holders, Many):
+                out = [matched] * size  # all of them: a system prompt
             else:
                 for row in theirs:
                     out[row] = matched
@@ -259,10 +259,10 @@ class PrefixIndex:
         return Many(bits, members)
 
     def _read(self, holders: Holders) -> list[int]:
-        """Rows of a set. A large one recurs (a system prompt is everywhere), so its rows are kept at hand."""
+        """Rows of a set, of a large one each once. That recurs (a system prompt is everywhere), so they are kept."""
         rows = self._rows
         if isinstance(holders, tuple):
-            return list({rows[bit]: None for bit in holders if rows[bit] >= 0})
+            return [rows[bit] for bit in holders if rows[bit] >= 0]
         if holders.read_at != self._changes:
             holders.read = list({rows[bit]: None for bit in holders.some(holders.count, 0.0) if rows[bit] >= 0})
             holders.read_at = self._changes

@@ -125,8 +125,8 @@ class CoreDispatcher:
     def begin(self, decision: Decision, shape: Shape, now: float) -> CoreFlight:
         if not isinstance(decision, Picked):
             raise TypeError("only a decision of `pick` with the verdict SEND can be begun")
-        decision.group.index.insert(decision.state.row, decision.keys)
-        decision.keys = []  # the record keeps the decision, and the keys are only needed here
+        decision.group.index.insert(decision.state.row, decision.plan.keys)
+        decision.plan.keys = []  # the record keeps the plan, and the keys are only needed here
         self._sends += 1
         if self._sends % INDEX_CHECK == 0:
             self._belief.bound_indexes()
@@ -216,7 +216,7 @@ class CoreDispatcher:
             return 0.0
         column = decision.group.columns[decision.state.row]
         output = self._lengths.expected(shape.model, shape.tenant, limit=shape.max_tokens)
-        return output * (column[TOKEN] + column[CONTEXT] * (decision.prompt + output / 2.0))
+        return output * (column[TOKEN] + column[CONTEXT] * (decision.plan.prompt_tokens + output / 2.0))
 
     def accuracy(self) -> dict[str, Accuracy]:
         """Of the predictions, by base model."""

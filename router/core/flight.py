@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from math import log
 
+import msgspec
+
 from router.core.explain import Event, Record
 from router.core.group import Group
 from router.core.learn import Lengths, bounded
@@ -20,22 +22,28 @@ COMPLETE, CANCELLED, FAILED = Ending.COMPLETE, Ending.CANCELLED, Ending.FAILED
 MIN_HIT_TOKENS = 64.0
 
 
-class Picked(Decision, kw_only=True):
-    """A decision to send, with what `begin` needs, so that nothing is computed twice, and what the learners compare
-    with what becomes of it."""
+class Plan(msgspec.Struct, kw_only=True, eq=False):
+    """What was expected of the attempt, in the words the learners need."""
 
-    state: ReplicaState
-    group: Group
     keys: list[int]
-    """Of the prompt's blocks; gone once it was begun."""
-    prompt: float
-    """Expected prompt tokens, and of these those to compute, and those that the index says are cached."""
+    """Of the prompt's blocks; gone once the attempt has begun."""
+    prompt_tokens: float
     uncached: float
-    matched: float
+    matched_tokens: float
     steps_ms: float
     prefill_ms: float
     """For slowness 1, with what the class has learned."""
     network_ms: float
+    expected_ms: float
+    p90_ms: float
+
+
+class Picked(Decision, kw_only=True):
+    """A decision to send, with what `begin` needs, so that nothing is computed twice."""
+
+    state: ReplicaState
+    group: Group
+    plan: Plan
 
 
 class CoreFlight:
@@ -54,20 +62,20 @@ class CoreFlight:
 
     def __init__(
         self,
-        plan: Picked,
+        decision: Picked,
         shape: Shape,
         lengths: Lengths,
         record: Record | None,
         changed: Callable[[ReplicaState], None],
         now: float,
     ) -> None:
-        self._replica = replica = plan.state
-        self._group, self._shape, self._plan = plan.group, shape, plan
+        replica, plan = decision.state, decision.plan
+        self._replica, self._group, self._shape, self._plan = replica, decision.group, shape, plan
         self._lengths, self._record, self._changed = lengths, record, changed
         self._class = (replica.cost.step, replica.cost.prefill)
         self._tokens_at = 0.0
         self._entry: Entry = replica.ledger.send(
-            uncached=plan.uncached, context=plan.prompt, sequences=max(1, shape.choices), now=now
+            uncached=plan.uncached, context=plan.prompt_tokens, sequences=max(1, shape.choices), now=now
         )
         self._entry.expected_ms = plan.steps_ms + plan.prefill_ms
         replica.used_at = now
@@ -81,10 +89,8 @@ class CoreFlight:
         self._tokens_at = now
         elapsed_ms = 1000.0 * (now - entry.sent_at)
         replica.first_token(elapsed_ms, now)
-        self._group.checks.learn(
-            predicted_ms=plan.expected_ttft_ms, p90_ms=plan.expected_p90_ms, observed_ms=elapsed_ms
-        )
-        replica.uncertainty.learn(min(3.0, abs(log(max(elapsed_ms, 0.001) / plan.expected_ttft_ms))))
+        self._group.checks.learn(predicted_ms=plan.expected_ms, p90_ms=plan.p90_ms, observed_ms=elapsed_ms)
+        replica.uncertainty.learn(min(3.0, abs(log(max(elapsed_ms, 0.001) / plan.expected_ms))))
         self._learn_speed(elapsed_ms, now, censored=False)
         self._note(Event(now, replica.record.replica, took_ms=elapsed_ms))
         self._changed(replica)
@@ -139,9 +145,9 @@ class CoreFlight:
         plan, shape = self._plan, self._shape
         if prompt_tokens > 0 and len(shape.prompt) >= 64 and not shape.delivered_tokens:
             self._group.per_byte.learn(bounded(prompt_tokens / len(shape.prompt), 0.05, 1.5))
-        if cached_tokens >= 0 and plan.matched >= MIN_HIT_TOKENS:
+        if cached_tokens >= 0 and plan.matched_tokens >= MIN_HIT_TOKENS:
             ceiling = self._replica.constants.hit_ceiling
-            self._replica.hit.learn(min(ceiling, cached_tokens / plan.matched))
+            self._replica.hit.learn(min(ceiling, cached_tokens / plan.matched_tokens))
         if output_tokens > 0:
             self._lengths.learn(shape.model, shape.tenant, output_tokens)
 

@@ -8,7 +8,7 @@ from collections.abc import Collection
 
 from router.core.constants import Constants
 from router.core.explain import Record
-from router.core.flight import Picked
+from router.core.flight import Picked, Plan
 from router.core.group import Group
 from router.core.hold import Way
 from router.core.model import Decision, Shape, Verdict
@@ -28,6 +28,18 @@ def send(found: Found, keys: list[int], *, substitute: bool) -> Picked:
     expected_ms = column[NETWORK] + column[LOAD] + column[SPEED] * (steps_ms + prefill_ms)
     if field.extra_ms is not None:
         expected_ms += field.extra_ms[choice.place]
+    p90_ms = group.checks.p90_ms(expected_ms, column[UNCERTAINTY])
+    plan = Plan(
+        keys=keys,
+        prompt_tokens=prompt,
+        uncached=fresh,
+        matched_tokens=matched_bytes * ask.per_byte,
+        steps_ms=steps_ms,
+        prefill_ms=prefill_ms,
+        network_ms=column[NETWORK],
+        expected_ms=expected_ms,
+        p90_ms=p90_ms,
+    )
     how = "the second best, to see whether it still is" if choice.explored else f"the best by {name}"
     equal = f", drawn from {choice.near} equal ones" if choice.near > 1 else ""
     instead = f", instead of the model asked for: {group.model}" if substitute else ""
@@ -36,7 +48,7 @@ def send(found: Found, keys: list[int], *, substitute: bool) -> Picked:
         replica=state.record.replica,
         policy=name,
         expected_ttft_ms=expected_ms,
-        expected_p90_ms=group.checks.p90_ms(expected_ms, column[UNCERTAINTY]),
+        expected_p90_ms=p90_ms,
         uncached_tokens=int(fresh),
         prompt_tokens=int(prompt),
         runner_up=group.names[field.row(choice.runner_up)] if choice.runner_up >= 0 else "",
@@ -45,13 +57,7 @@ def send(found: Found, keys: list[int], *, substitute: bool) -> Picked:
         model=group.model if substitute else "",
         state=state,
         group=group,
-        keys=keys,
-        prompt=prompt,
-        uncached=fresh,
-        matched=matched_bytes * ask.per_byte,
-        steps_ms=steps_ms,
-        prefill_ms=prefill_ms,
-        network_ms=column[NETWORK],
+        plan=plan,
     )
 
 
