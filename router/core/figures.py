@@ -71,7 +71,9 @@ def figures_of(replica: ReplicaState, routers: int, now: float, constants: Const
     prefill_ms = cost.prefill * prior.prefill_ms
     slowness = node.slowness.at(now)
     if waiting:
-        slowness = _at_least(slowness, next(iter(ledger.queue.values())), now, constants)
+        shown = _shown(next(iter(ledger.queue.values())), now, constants)
+        if shown > slowness:
+            slowness = shown
     speed = slowness * ramp
     per_token = replica.token_kv
     used = (context + backlog) * per_token
@@ -147,11 +149,10 @@ def _beside(other: ReplicaState, routers: int, now: float) -> tuple[float, float
     return prior.step_ms + prior.sequence_ms * decoding, other.cost.prefill * prior.prefill_ms * backlog
 
 
-def _at_least(learned: float, oldest: Entry, now: float, constants: Constants) -> float:
-    """The slowness that was learned, or more when a request has already waited longer than that explains."""
-    if not oldest.expected_ms:
-        return learned
-    return max(learned, constants.censored_share * 1000.0 * (now - oldest.sent_at) / oldest.expected_ms)
+def _shown(oldest: Entry, now: float, constants: Constants) -> float:
+    """How slow a node is at least, where a request has waited so long already."""
+    expected_ms = oldest.expected_ms
+    return constants.censored_share * 1000.0 * (now - oldest.sent_at) / expected_ms if expected_ms else 0.0
 
 
 def _ramp(age_s: float, elder_s: float, constants: Constants) -> float:

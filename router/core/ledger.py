@@ -110,7 +110,8 @@ class Ledger:
             return False
         if entry.started:
             self.sequences -= entry.sequences
-            self.context = max(0.0, self.context - entry.context) if self.sequences else 0.0
+            left = self.context - entry.context
+            self.context = left if self.sequences and left > 0.0 else 0.0
             self._note(now, entry.index, 0.0, entry.sequences)
         else:
             self._stop_waiting(entry, now)
@@ -212,7 +213,8 @@ class Ledger:
     def _stop_waiting(self, entry: Entry, now: float) -> None:
         del self.queue[entry.index]
         self.waiting_sequences -= entry.sequences
-        self.waiting_tokens = max(0.0, self.waiting_tokens - entry.uncached) if self.queue else 0.0
+        left = self.waiting_tokens - entry.uncached
+        self.waiting_tokens = left if self.queue and left > 0.0 else 0.0
         self._note(now, entry.index, entry.uncached, 0 if entry.started else entry.sequences)
 
     def _note(self, now: float, index: int, tokens: float, sequences: int) -> None:

@@ -72,7 +72,10 @@ def choose(score: list[float], field: Contenders, policy: Policy, rng: Rng) -> C
     least = min(score)
     if least == inf:
         return None
-    limit = least + max(constants.tie_ms, constants.tie_fraction * least) if in_ms else least
+    slack = constants.tie_fraction * least
+    if slack < constants.tie_ms:
+        slack = constants.tie_ms
+    limit = least + slack if in_ms else least
     equal = [place for place, value in enumerate(score) if value <= limit]
     count = len(equal)
     if count > 1:

@@ -88,7 +88,10 @@ def uncached(figures: Sequence[Array], ask: Ask, matched_bytes: Array | None) ->
 
 
 def uncached_at(column: Column, ask: Ask, matched_bytes: float) -> float:
-    return max(1.0, ask.prompt_tokens - matched_bytes * column[HIT] * ask.per_byte)
+    left = ask.prompt_tokens - matched_bytes * column[HIT] * ask.per_byte
+    if left < 1.0:
+        return 1.0
+    return left
 
 
 def scan(
