@@ -204,12 +204,14 @@ class PrefixIndex:
                 bits, all_of_them = holders.some(limit, chance), holders.count <= limit
             else:
                 break
-            found = dict.fromkeys([rows[bit] for bit in bits], size)
-            found.pop(-1, None)
-            more = [row for row in found if row not in out]
-            room = limit - len(out)
-            out.update(dict.fromkeys(more[:room], size))
-            if len(more) > room or not all_of_them:
+            for bit in bits:
+                row = rows[bit]
+                if row >= 0 and row not in out:
+                    if len(out) == limit:
+                        all_of_them = False
+                        break
+                    out[row] = size
+            if not all_of_them:
                 break
             unread -= 1
         return out, match[:unread]
@@ -233,13 +235,14 @@ class PrefixIndex:
         for size, holders in match:
             if isinstance(holders, tuple):
                 theirs = self._read(holders)
-                out = [size if row in theirs else had for row, had in zip(rows, out, strict=True)]
+                for place, row in enumerate(rows):
+                    if row in theirs:
+                        out[place] = size
             else:
                 bits = holders.bits if len(holders.bits) == width else holders.bits.ljust(width, b"\0")
-                out = [
-                    size if bits[young] & mask or bits[old] & other else had
-                    for (young, mask, old, other), had in zip(spots, out, strict=True)
-                ]
+                for place, (young, mask, old, other) in enumerate(spots):
+                    if bits[young] & mask or bits[old] & other:
+                        out[place] = size
         return out
 
     def _joined(self, holders: Holders, bit: int, *, clean: bool) -> Holders:

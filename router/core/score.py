@@ -14,8 +14,7 @@ Names: routing.md section 2.2. Decides nothing; `pick.py` chooses.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from itertools import repeat
+from collections.abc import Sequence
 from math import ceil, inf
 
 import msgspec
@@ -95,31 +94,34 @@ def uncached_at(column: Column, ask: Ask, matched_bytes: float) -> float:
 
 
 def scan(
-    columns: Sequence[Column], ask: Ask, matched_bytes: Iterable[float] | None, constants: Constants
+    columns: Sequence[Column], ask: Ask, matched_bytes: Sequence[float] | None, constants: Constants
 ) -> list[float]:
     """Score of each of a few replicas, in ms; infinite where it cannot serve."""
     prompt, output, per_byte, small = ask.prompt_tokens, ask.output_tokens, ask.per_byte, ask.small
     context, weight = prompt + output / 2.0, constants.excess_tpot_weight * output
-    paces = [column[TOKEN] + column[CONTEXT] * context for column in columns]
-    best = min(paces)
-    if best == inf:
-        return [inf] * len(columns)
-    if not weight:
-        paces, best = [0.0] * len(columns), 0.0
+    fresh, best = max(1.0, prompt), inf
     scores = []
-    for column, matched, pace in zip(columns, matched_bytes or repeat(0.0), paces, strict=False):
-        fresh = prompt - matched * column[HIT] * per_byte
-        if fresh < 1.0:
-            fresh = 1.0
+    for place, column in enumerate(columns):
+        if column[BASE] == inf:
+            scores.append(inf)
+            continue
+        if matched_bytes is not None:
+            fresh = prompt - matched_bytes[place] * column[HIT] * per_byte
+            if fresh < 1.0:
+                fresh = 1.0
+        pace = column[TOKEN] + column[CONTEXT] * context
+        if pace < best:
+            best = pace
         growth = column[KV_SLOPE] * prompt if small else kv_growth_at(column, prompt, constants)
         scores.append(
             column[BASE]
             + ceil(column[STEPS_AHEAD] + fresh * column[ROOM]) * column[SLOW_STEP]
             + fresh * (column[SLOW_PREFILL] + column[HARM] + column[SLOW_ATTENTION] * (prompt - 0.5 * fresh))
             + growth
-            + weight * (pace - best)
+            + weight * pace
         )
-    return scores
+    least = weight * best if best < inf else 0.0
+    return [score - least for score in scores]
 
 
 def ttft_at(column: Column, ask: Ask, matched_bytes: float, constants: Constants) -> float:
