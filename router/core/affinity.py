@@ -39,8 +39,9 @@ def _edges(limit: int) -> tuple[int, ...]:
 
 
 EDGES = _edges(1 << 20)
+REACH = tuple(float(edge) for edge in EDGES)
+"""The same for decisions, which multiply them: a product of two floats is faster than one of an integer and a float."""
 SLICES = tuple(slice(start, end) for start, end in zip((0, *EDGES), EDGES, strict=False))
-SIZES = tuple(part.stop - part.start for part in SLICES)
 EXACT = tuple(Struct(f"{BLOCK_BYTES}s" * count) for count in range(EXACT_BLOCKS + 1))
 """The parts of a prompt of so many blocks."""
 
@@ -90,7 +91,7 @@ Holders = tuple[int, ...] | Many
 Spot = tuple[int, int, int, int]
 """Byte of a row's young bit in a row of bits, and the bit in it; the same of the old one."""
 NOWHERE: Spot = (0, 1, 0, 1)
-Match = list[tuple[int, Holders]]
+Match = list[tuple[float, Holders]]
 """(bytes matched, who holds as much), growing. Who holds more of a prompt holds less of it too, so each set contains
 the next; what a set looks like is this index's business."""
 
@@ -185,7 +186,7 @@ class PrefixIndex:
                 if holders is None:
                     break
                 known += len(list(run))
-                found.append((EDGES[known - 1], holders))
+                found.append((REACH[known - 1], holders))
             if known == len(keys):
                 break
         return found

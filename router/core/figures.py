@@ -58,8 +58,7 @@ def outlook_of(replica: ReplicaState, *, able: bool, elder_since: float, now: fl
 def figures_of(replica: ReplicaState, routers: int, now: float, constants: Constants) -> Column:
     """The replica's column, in the order of `score.py`."""
     cost, ledger, node, report, outlook = replica.cost, replica.ledger, replica.node, replica.load, replica.outlook
-    prior, ramp = cost.prior, outlook.ramp
-    sequence_ms = prior.sequence_ms
+    prior, ramp, sequence_ms = cost.prior, outlook.ramp, cost.prior.sequence_ms
     decoding, backlog, context = ledger.totals(routers, now)
     waiting, entries = len(ledger.queue), len(ledger.entries)
     more, ahead = _neighbours(replica, routers, now) if len(node.replicas) > 1 else (0.0, 0.0)
@@ -82,12 +81,8 @@ def figures_of(replica: ReplicaState, routers: int, now: float, constants: Const
     steps_ahead = backlog * room
     pace = decode * (step + sequence_ms) + slow_prefill * steps_ahead  # a prefill ahead of us runs between our tokens
     step *= cost.step
-    base = network + outlook.load_ms + outlook.health_ms + speed * (0.5 * step + ahead + backlog * prefill_ms)
     barrier, slope = kv_price_ms(used, per_token, constants)
-    base += barrier
-    share = context * per_token
-    if share > 1.0:
-        share = 1.0
+    base = network + outlook.load_ms + outlook.health_ms + speed * (0.5 * step + ahead + backlog * prefill_ms) + barrier
     return (
         base if outlook.able else inf,
         speed * step,
@@ -114,7 +109,7 @@ def figures_of(replica: ReplicaState, routers: int, now: float, constants: Const
         entries,
         waiting if report is None else report.waiting,
         entries - waiting if report is None else report.running,
-        share,
+        min(1.0, context * per_token),
         replica.latency_ms,
     )
 
