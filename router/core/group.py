@@ -162,11 +162,9 @@ class Group:
                     return
 
     def refresh_one(self, now: float) -> None:
-        """Of a large group one row that was touched or is overdue: who is looked at is brought up to date by
-        `refresh_these`, the others once their agents report, and this is for the silent ones."""
-        if self._touched:
-            self._refresh_row(self._touched.pop(), now)
-        else:
+        """Of a large group one row that is overdue: who is looked at is brought up to date by `refresh_these`, the
+        others once their agents report, and this is for the silent ones."""
+        if now >= self._next_due:
             self._refresh_oldest(now)
 
     def refresh_these(self, rows: Iterable[int], now: float) -> None:
