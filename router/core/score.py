@@ -102,9 +102,6 @@ def scan(
     fresh, best = max(1.0, prompt), inf
     scores = []
     for place, column in enumerate(columns):
-        if column[BASE] == inf:
-            scores.append(inf)
-            continue
         if matched_bytes is not None:
             fresh = prompt - matched_bytes[place] * column[HIT] * per_byte
             if fresh < 1.0:
@@ -120,7 +117,9 @@ def scan(
             + growth
             + weight * pace
         )
-    least = weight * best if best < inf else 0.0
+    if not weight or best == inf:  # no pace counts; 0 x inf is no number, and less than none
+        return [min(inf, score) for score in scores]
+    least = weight * best
     return [score - least for score in scores]
 
 
