@@ -81,7 +81,7 @@ def choose(score: list[float], field: Contenders, policy: Policy, rng: Rng) -> C
     if count > 1:
         equal = [place for place in equal if columns[place][READY] > 0.0] or equal
         count = len(equal)
-    best = equal[int(rng.random() * count)] if count > 1 else score.index(least)
+    best = equal[int(rng.random() * count)] if count > 1 else equal[0]
     score[best] = inf
     other = min(score)
     second = score.index(other) if other < inf else -1

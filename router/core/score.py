@@ -157,11 +157,16 @@ def kv_barrier_ms(use: float, constants: Constants) -> float:
 
 
 def kv_price_ms(use: float, per_token: float, constants: Constants) -> tuple[float, float]:
-    """The barrier, and how fast it grows with a token."""
-    if use >= constants.kv_full:
-        return kv_barrier_ms(use, constants), 0.0
+    """The barrier, and how fast it grows with a token of a small prompt, which never takes it beyond that of a full
+    memory: else a nearly full replica would look worse than a full one."""
+    weight, full = constants.kv_barrier_ms, constants.kv_full
+    most = weight * full / (1.0 - full)
+    if use >= full:
+        return most, 0.0
     left = 1.0 - use
-    return constants.kv_barrier_ms * use / left, constants.kv_barrier_ms * per_token / (left * left)
+    barrier, slope = weight * use / left, weight / (left * left)
+    chord = (most - barrier) / SMALL_KV
+    return barrier, per_token * min(chord, slope)
 
 
 def kv_growth_at(column: Column, prompt_tokens: float, constants: Constants) -> float:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 
 import numpy as np
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from router.core.constants import Constants
@@ -38,6 +38,7 @@ def test_more_backlog_never_makes_a_replica_look_faster(one: float, other: float
 
 
 @small
+@example(one=1.0, other=0.96875, size=3516)
 @given(st.floats(0, 1), st.floats(0, 1), st.integers(0, 200_000))
 def test_fuller_memory_never_makes_a_replica_look_faster(one: float, other: float, size: int) -> None:
     times = []
