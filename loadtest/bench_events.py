@@ -163,6 +163,7 @@ async def carrying(asked: Asked) -> EngineConnection:
     )
     connection = EngineConnection("h:1")
     connection.connection_made(_Wire())
+    relay.attach(connection)
     connection.send(b"", b"", relay)
     head = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
     for data in (head, chunked(OPENING), chunked(EVENT)):

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, RequestResponseCycle
 
 from router.downstream.light import Signal
-from router.downstream.stream import ClientStream, Headers, Named, _ignore, declared_length, read_body, too_large
+from router.downstream.stream import ClientStream, Headers, Named, _drop, _ignore, declared_length, read_body, too_large
 
 if TYPE_CHECKING:
     from router.downstream.protocol import RouterProtocol
@@ -43,6 +43,7 @@ class DirectStream(RequestResponseCycle):
         "_head",
         "_task",
         "body",
+        "chunks",
         "default_headers",
         "endpoint",
         "flow",
@@ -83,6 +84,7 @@ class DirectStream(RequestResponseCycle):
         self.on_pause: Callable[[], None] = _ignore
         self.on_resume: Callable[[], None] = _ignore
         self.on_lost: Callable[[], None] | None = None
+        self.chunks: Callable[[bytes], None] | None = None
         self.headers = headers
         self.endpoint = endpoint
         """None for a request that goes through ASGI."""
@@ -190,6 +192,8 @@ class DirectStream(RequestResponseCycle):
         if self._head:
             self.transport.write(self._head + self._framed(data))
             self._head = b""
+            if self._chunked:
+                self.chunks = self.transport.write
         elif self._chunked:
             self.transport.write(b"%x\r\n%b\r\n" % (len(data), data))
         else:
@@ -209,13 +213,13 @@ class DirectStream(RequestResponseCycle):
     def cut(self, data: bytes) -> None:
         self.keep_alive = False
         self.end(data)
-        self.gone, self.on_lost = True, None
+        self.gone, self.on_lost, self.chunks = True, None, _drop
         if self.transport.get_write_buffer_size():  # half open, or too slow: closing would wait for it
             self.transport.abort()
 
     def lost(self) -> None:
         """The connection is gone: wake whoever serves the request, wherever it waits."""
-        self.gone = True
+        self.gone, self.chunks = True, _drop
         if self.on_lost is not None:
             self.on_lost()
         elif self._task is not None:
