@@ -109,16 +109,17 @@ class Run:
         word = data[start:at]
         if _LINE_FEED in word or ((_BACKSLASH in word or _QUOTE in word) and not _ends_nowhere(word)):
             return None
+        rest = data[at + self._gap :]
         if self._named:
-            digits = data[at + self._gap : -8 if skip else -6]
-            if not digits.isdigit() or not data.endswith(_CHUNK_CLOSING if skip else _CLOSING):
+            digits = rest.removesuffix(_CHUNK_CLOSING if skip else _CLOSING)
+            if not digits.isdigit():
                 return None
             self._ids += digits
             self._ids += b","
             if self._cuts:
                 whole = data[skip:at] + self._cut
                 data = LINES[len(whole) - 2] + whole if skip else whole[:-2]
-        elif data[at + self._gap :] != (b"\r\n" if skip else b""):
+        elif rest != (b"\r\n" if skip else b""):
             return None
         self._text += word
         self.taken += 1

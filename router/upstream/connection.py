@@ -137,9 +137,10 @@ class EngineConnection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         if self._short and (size := len(data)) < LIMIT_BYTES and data.startswith(line := LINES_OF_READS[size]):
-            skip = len(line)
-            if (chunk := self._recast(data, skip)) is not None:
-                self._sink.chunks(chunk)  # type: ignore[union-attr,misc]  # there is one that takes them
+            skip, recast = len(line), self._recast  # what an attribute holds is called sooner by way of a local name
+            if (chunk := recast(data, skip)) is not None:
+                write = self._sink.chunks  # type: ignore[union-attr]  # there is one that takes them
+                write(chunk)  # type: ignore[misc]
                 return
             if data.endswith(b"\r\n"):
                 self._receiver.body(data[skip:-2])  # type: ignore[union-attr]  # between chunks there is one
