@@ -144,6 +144,7 @@ class _Connection:
         self.transport = _Wire()
         self.flow = Flow(self.transport)
         self.server_state = ServerState()
+        self.loop = asyncio.get_running_loop()
 
     def on_response_complete(self) -> None: ...
 
@@ -160,6 +161,7 @@ async def carrying(asked: Asked) -> EngineConnection:
         choices=1,
         course=_Course(),
         limits=Limits(answer_bytes=1 << 20, event_bytes=1 << 20),
+        loop=asyncio.get_running_loop(),
     )
     connection = EngineConnection("h:1")
     connection.connection_made(_Wire())

@@ -120,9 +120,9 @@ class Relay:
         choices: int,
         course: Course,
         limits: Limits,
+        loop: asyncio.AbstractEventLoop,
     ) -> None:
         """Limits of time are checked by the sweep, so they hold to a quarter second."""
-        loop = asyncio.get_running_loop()
         self.attempt = attempt
         self.done: asyncio.Future[None] = loop.create_future()
         """Resolved when nothing more will come; the attempt then holds code, status and detail."""

@@ -41,6 +41,7 @@ class DirectStream(RequestResponseCycle):
         "_chunked",
         "_event",
         "_head",
+        "_loop",
         "_task",
         "body",
         "chunks",
@@ -100,6 +101,7 @@ class DirectStream(RequestResponseCycle):
         self.response_complete = False
         self._head = b""
         self._chunked = False
+        self._loop = connection.loop
         self._task: asyncio.Task[Any] | None = None
         self._event: Signal | None = None
 
@@ -141,7 +143,7 @@ class DirectStream(RequestResponseCycle):
 
     async def serve(self, handler: Callable[..., Awaitable[None]], *arguments: Any) -> None:
         """Run the handler; a client that leaves cancels it, and that is no error."""
-        task = self._task = asyncio.current_task()
+        task = self._task = asyncio.current_task(self._loop)  # asked without it, it asks the kernel for the process
         assert task is not None
         try:
             if self.disconnected:

@@ -100,6 +100,7 @@ async def _relayed(body: bytes, path: str, reads: list[bytes], *, short: bool) -
         choices=asked.choices,
         course=Course(),
         limits=LIMITS,
+        loop=asyncio.get_running_loop(),
     )
     connection = EngineConnection("h:1")
     connection.connection_made(Transport())
