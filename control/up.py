@@ -43,6 +43,8 @@ T = TypeVar("T")
 TENANT = "development"
 FORMER_RUN = "former run"
 FORMER_RUN_LIMIT_S = 60.0
+AGENT_RESTART_S = 5.0
+"""Engines wait so much longer for their agent, so that a killed one is started again and finds them at work."""
 FIRST_ANSWER_TOKENS = 64
 REGISTRY_LIMIT_S = 5.0
 POLL_S = 0.05
@@ -152,7 +154,7 @@ class Up:
             nodes=settings.nodes,
             chat_replicas=settings.chat_replicas,
             drain_limit_s=settings.drain_limit_s,
-            orphan_grace_s=settings.grace_s,
+            orphan_grace_s=settings.grace_s + AGENT_RESTART_S,
             otlp_endpoint=settings.otlp_endpoint,
             vllm=prepare.wish(settings, self._dir.path) if settings.engine is Engine.VLLM else None,
         )

@@ -118,7 +118,10 @@ class Agent:
             hurried.cancel()
 
     def _records(self, host: NodeHost) -> Iterable[Record]:
+        """Replicas first: who sees the node sees all that it serves, also while it registers again."""
         settings = self.settings
+        for slot in host.slots.values():
+            yield views.record(slot, settings)
         yield Node(
             node=settings.node,
             region=settings.region,
@@ -128,8 +131,6 @@ class Agent:
             started_unix_ns=self._started_unix_ns,
             version=VERSION,
         )
-        for slot in host.slots.values():
-            yield views.record(slot, settings)
 
 
 def _engines(settings: NodeAgentSettings) -> dict[EngineKind, Engine]:

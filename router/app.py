@@ -92,7 +92,13 @@ class RouterApp:
         self.watch = RegistryWatch(
             registry, region=settings.region, on_view=self._on_view, answering=lambda: self.loads.connected
         )
-        self.loads = LoadWatch(self.channels, self.dispatcher, router_id=process_id, on_report=self._on_report)
+        self.loads = LoadWatch(
+            self.channels,
+            self.dispatcher,
+            router_id=process_id,
+            on_report=self._on_report,
+            on_lost=self.watch.reconsider,
+        )
         self.waker = Waker(self.channels, self._view, on_done=self.news.tell)
         self.journal = Journal(Path(settings.data_dir))
         self.meter = Meter(self.journal, region=settings.region, router=self.router_id)

@@ -24,7 +24,7 @@ from router.core.model import Shape
 from router.downstream.auth import authenticate, may_use, unknown_model
 from router.downstream.stream import ClientStream, Outlet
 from router.failover import Failover
-from router.fleet.view import View
+from router.fleet.view import GONE_S, View
 from router.kept.table import KeptStreams
 from router.meter import Meter
 from router.metrics import Instruments
@@ -35,6 +35,9 @@ log = logging.getLogger(__name__)
 
 _LEFT = Answer(code=Code.CLIENT_GONE, status=499)
 """Of a request whose client left before it ended otherwise."""
+
+GONE_RETRY_S = 5.0
+"""An agent that lost its lease, or was started again, registers within seconds."""
 
 
 class Pipeline:
@@ -100,11 +103,18 @@ class Pipeline:
         if not name:
             raise Refused(Code.INVALID_REQUEST, "`model` is missing: name one of GET /v1/models.", param="model")
         if name not in self._view().models:
-            raise Refused(Code.MODEL_UNKNOWN, unknown_model(name), param="model")
+            raise self._not_there(name, tenant)
         if not may_use(tenant, name):
             raise Refused(Code.MODEL_FORBIDDEN, unknown_model(name), param="model")
         call.model = name
         return asked
+
+    def _not_there(self, name: str, tenant: Tenant) -> Refused:
+        at = self._view().gone.get(name)
+        if at is None or self._clock() - at > GONE_S or not may_use(tenant, name):
+            return Refused(Code.MODEL_UNKNOWN, unknown_model(name), param="model")
+        message = f"The last replica of {name!r} left the registry {self._clock() - at:.0f} s ago."
+        return Refused(Code.NO_REPLICA, message, retry_after_s=GONE_RETRY_S)
 
     def _may_fall_back(self, call: Call, tenant: Tenant) -> bool:
         policy = self._view().fleet.models.get(call.model)

@@ -20,6 +20,7 @@ from wire.records import Replica, Task
 DEPARTED = 10_000
 """Counts of requests sent are kept for so many replicas that left: agents compare with them when one comes back."""
 
+EMBED = Task.EMBED
 GroupKey = tuple[str, bool]
 """Base model, and whether the replicas are pooling ones (embeddings)."""
 
@@ -220,4 +221,4 @@ class Belief:
 
 
 def _key(record: Replica) -> tuple[str, bool, str]:
-    return record.model, record.task is Task.EMBED, record.node
+    return record.model, record.task is EMBED, record.node

@@ -12,6 +12,7 @@ from math import exp, log
 import msgspec
 
 from router.core.constants import Constants
+from router.core.learn import bounded
 
 
 class Accuracy(msgspec.Struct, frozen=True, kw_only=True):
@@ -44,11 +45,11 @@ class Checks:
         self._observations += 1
         rate = self._constants.coverage_rate
         ratio = log(observed_ms / predicted_ms)
-        covered = observed_ms <= p90_ms
+        covered = 1.0 if observed_ms <= p90_ms else 0.0
         self._bias += rate * (ratio - self._bias)
         self._spread += rate * (abs(ratio) - self._spread)
-        self._covered += rate * (float(covered) - self._covered)
-        self.width = min(max(self.width + 2.0 * rate * (0.9 - float(covered)), 0.2), 10.0)
+        self._covered += rate * (covered - self._covered)
+        self.width = bounded(self.width + 2.0 * rate * (0.9 - covered), 0.2, 10.0)
 
     def p90_ms(self, predicted_ms: float, uncertainty: float) -> float:
         return predicted_ms * exp(self.width * uncertainty)

@@ -17,20 +17,20 @@ from router.core.classes import Cost
 from router.core.constants import Constants
 from router.core.difference import Difference, Question
 from router.core.explain import Chapter, Record, Records, Told, candidates, chapters, story, tell
-from router.core.flight import CoreFlight
+from router.core.flight import CoreFlight, Picked
 from router.core.group import Group
 from router.core.learn import Lengths
 from router.core.model import Candidate, Decision, Fleet, LoadReport, Shape, Verdict
 from router.core.pick import Found, find, why_out
 from router.core.policies import DEFAULT, POLICIES, Policy
-from router.core.policies.base import Rng
+from router.core.policies.base import Contenders, Rng
 from router.core.pressure import ahead_ms
 from router.core.score import CONTEXT, TOKEN, Ask
 from router.core.stall import Heard
-from router.core.verdicts import Picked
 from router.core.whatif import whatif
 from wire.records import ModelState
 
+READY = ModelState.READY
 OUTPUT_WORK = 2.0
 """An output token weighs as much as so many of the prompt, where tenants take turns [VTC]."""
 INDEX_CHECK = 64
@@ -56,6 +56,9 @@ class CoreDispatcher:
         self._lengths = Lengths(self._constants)
         self._rules = policies
         self._policies: dict[tuple[str, str], Policy] = {}
+        """By model and name, with what they count."""
+        self._chosen: dict[str, Policy] = {}
+        """By model, as long as the fleet's records are the same."""
         self._records = Records(self._constants.records)
         self._peers: dict[str, tuple[str, float, float]] = {}
         """Region, expected ms and when it was said, of the best other region by model."""
@@ -65,6 +68,7 @@ class CoreDispatcher:
 
     def apply(self, fleet: Fleet, now: float) -> None:
         self._belief.apply(fleet, now)
+        self._chosen.clear()
 
     def report(self, report: LoadReport, now: float) -> None:
         self._belief.report(report, now)
@@ -86,12 +90,12 @@ class CoreDispatcher:
     # Decisions
 
     def pick(self, shape: Shape, *, exclude: Collection[str] = (), now: float) -> Decision:
-        if not self._belief.known(shape.model):
-            return Decision(verdict=Verdict.UNKNOWN_MODEL, reason=f"there is no model {shape.model!r} in this region")
         keys = chain(shape.model, shape.prompt)
         found = self._find(shape, shape.model, keys, exclude, now)
-        if found is not None and found.state.current is ModelState.READY and not self._peers:
+        if found is not None and found.state.current is READY and not self._peers:
             return self._send(shape, found, keys, exclude, now)
+        if found is None and not self._belief.known(shape.model):
+            return Decision(verdict=Verdict.UNKNOWN_MODEL, reason=f"there is no model {shape.model!r} in this region")
         own = hold.here(found.state, found.expected_ms, now) if found else None
         instead = None if own and own.verdict is Verdict.SEND else self._find_fallback(shape, exclude, now)
         fallback = hold.Way(Verdict.SEND, instead.expected_ms) if instead else None
@@ -126,16 +130,8 @@ class CoreDispatcher:
         self._sends += 1
         if self._sends % INDEX_CHECK == 0:
             self._belief.bound_indexes()
-        return CoreFlight(
-            replica=decision.state,
-            group=decision.group,
-            shape=shape,
-            plan=decision.plan,
-            lengths=self._lengths,
-            record=self._records.last(shape.request_id),
-            changed=self._belief.changed,
-            now=now,
-        )
+        record = self._records.last(shape.request_id)
+        return CoreFlight(decision, shape, self._lengths, record, self._belief.changed, now)
 
     # Admission
 
@@ -169,17 +165,21 @@ class CoreDispatcher:
             group.refresh(state, now)
         rows = range(len(group))
         match = group.index.match(chain(shape.model, shape.prompt))
-        matched = group.index.matched(match, rows)
+        field = Contenders(
+            columns=group.columns,
+            ask=self._ask(group, shape, now),
+            rows=None,
+            matched_bytes=group.index.matched(match, rows),
+            extra_ms=group.adapter_ms(shape.model) if shape.model != group.model else None,
+            out=(),
+            constants=self._constants,
+        )
         record = Record(
             at=now,
             model=shape.model,
             decision=Decision(verdict=Verdict.NONE),
-            ask=self._ask(group, shape, now),
-            names=group.names,
-            rows=None,
-            columns=list(group.columns),
-            matched=matched,
-            extra_ms=group.adapter_ms(shape.model) if shape.model != group.model else None,
+            field=field,
+            names_by_row=group.names,
             excluded=why_out(group, rows, ()),
         )
         return candidates(record, self._constants)
@@ -245,7 +245,7 @@ class CoreDispatcher:
         match = group.index.match(keys) if policy.uses_prefix else []
         adapter = model if model != group.model else ""
         ask = self._ask(group, shape, now)
-        return find(group, ask, match, policy, exclude=exclude, adapter=adapter, rng=self._rng, now=now)
+        return find(group, ask, match, policy, exclude, adapter, self._rng, now)
 
     def _find_fallback(self, shape: Shape, exclude: Collection[str], now: float) -> Found | None:
         policy = self._belief.fleet.models.get(shape.model)
@@ -256,25 +256,27 @@ class CoreDispatcher:
 
     def _ask(self, group: Group, shape: Shape, now: float) -> Ask:
         per_byte = group.per_byte.value
-        output = 0.0
-        if not shape.embedding:
-            output = self._lengths.expected(shape.model, shape.tenant, limit=shape.max_tokens)
-        prompt_tokens = max(1.0, len(shape.prompt) * per_byte + shape.delivered_tokens)
+        prompt_tokens = len(shape.prompt) * per_byte + shape.delivered_tokens
+        if prompt_tokens < 1.0:
+            prompt_tokens = 1.0
         return Ask(
             prompt_tokens=prompt_tokens,
-            output_tokens=output,
+            output_tokens=0.0
+            if shape.embedding
+            else self._lengths.expected(shape.model, shape.tenant, limit=shape.max_tokens),
             per_byte=per_byte,
             limit_ms=max(1.0, 1000.0 * (shape.deadline - now)) if shape.deadline else 0.0,
             small=group.small(prompt_tokens),
         )
 
     def _policy(self, model: str) -> Policy:
-        record = self._belief.fleet.models.get(model)
-        name = record.routing if record is not None and record.routing in self._rules else DEFAULT
-        key = (model, name)
-        if key not in self._policies:
-            self._policies[key] = self._rules[name]()
-        return self._policies[key]
+        policy = self._chosen.get(model)
+        if policy is None:
+            record = self._belief.fleet.models.get(model)
+            name = record.routing if record is not None and record.routing in self._rules else DEFAULT
+            policy = self._policies.get((model, name)) or self._rules[name]()
+            self._chosen[model] = self._policies[model, name] = policy
+        return policy
 
     def _spill(self, model: str, now: float) -> hold.Way | None:
         known = self._peers.get(model)

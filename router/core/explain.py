@@ -6,7 +6,7 @@ a decision under another policy or other constants (whatif.py). Decides nothing.
 
 from __future__ import annotations
 
-from collections import OrderedDict
+from collections import deque
 from collections.abc import Iterable, Sequence
 from math import isfinite
 from typing import NamedTuple
@@ -15,58 +15,55 @@ import msgspec
 import numpy as np
 
 from router.core.constants import Constants
-from router.core.model import Candidate, Decision, Verdict
-from router.core.score import Ask, Column, terms
+from router.core.model import Candidate, Decision, Ending, Verdict
+from router.core.policies.base import Contenders
+from router.core.score import terms
+
+REPEATED = (Verdict.HOLD, Verdict.NONE)
 
 
-class Record:
+class Event(msgspec.Struct, eq=False, gc=False):
+    """Of an attempt: its first token, or how it ended."""
+
+    at: float
+    replica: str
+    ending: Ending | None = None
+    took_ms: float = 0.0
+
+    @property
+    def words(self) -> str:
+        if self.ending is None:
+            return f"first token from {self.replica} after {self.took_ms:.0f} ms"
+        return f"{self.ending} on {self.replica}"
+
+
+class Record(msgspec.Struct, kw_only=True, eq=False, weakref=True):
     """One decision: who was looked at, with what figures, and what happened to it since."""
 
-    __slots__ = (
-        "__weakref__",
-        "_names",
-        "_rows",
-        "ask",
-        "at",
-        "columns",
-        "decision",
-        "events",
-        "excluded",
-        "extra_ms",
-        "matched",
-        "model",
-        "notes",
-        "times",
-    )
-
-    def __init__(
-        self,
-        *,
-        at: float,
-        model: str,
-        decision: Decision,
-        ask: Ask,
-        names: Sequence[str],
-        rows: Sequence[int] | None,
-        columns: Sequence[Column],
-        matched: Sequence[float] | None,
-        extra_ms: Sequence[float] | None,
-        excluded: dict[str, str],
-    ) -> None:
-        self.at, self.model, self.decision, self.ask = at, model, decision, ask
-        self._names, self._rows = names, rows
-        self.columns, self.matched = columns, matched
-        self.extra_ms, self.excluded = extra_ms, excluded
-        self.events: list[tuple[float, str]] = []
-        """(when, what): first token, progress, ending."""
-        self.notes: Sequence[tuple[float, str]] = ()
-        """(when, what): why it was not sent."""
-        self.times = 1
-        """How often the same answer was given in a row, while the request was held."""
+    at: float
+    model: str
+    decision: Decision
+    field: Contenders
+    excluded: dict[str, str]
+    """Why replicas were left out, by name."""
+    names_by_row: Sequence[str]
+    happened: tuple[Event, ...] = ()
+    notes: Sequence[tuple[float, str]] = ()
+    """(when, what): why it was not sent."""
+    times: int = 1
+    """How often the same answer was given in a row, while the request was held."""
+    before: Record | None = None
+    """The decision before it about the same request."""
 
     @property
     def names(self) -> Sequence[str]:
-        return self._names if self._rows is None else [self._names[row] for row in self._rows]
+        rows = self.field.rows
+        return self.names_by_row if rows is None else [self.names_by_row[row] for row in rows]
+
+    @property
+    def events(self) -> list[tuple[float, str]]:
+        """(when, what): first token, ending."""
+        return [(event.at, event.words) for event in self.happened]
 
 
 class Told(msgspec.Struct, kw_only=True):
@@ -94,41 +91,55 @@ class Records:
     def __init__(self, limit: int) -> None:
         self._limit = limit
         self._count = 0
-        self._by_request: OrderedDict[str, list[Record]] = OrderedDict()
+        self._last: dict[str, Record] = {}
+        """Of each request, with those before it."""
+        self._requests: deque[str] = deque()
+        """Oldest first."""
 
     def __len__(self) -> int:
         return self._count
 
     def add(self, request_id: str, record: Record) -> None:
-        records = self._by_request.get(request_id)
-        if records is None:
-            records = self._by_request[request_id] = []
-        elif _same(records[-1].decision, record.decision):
-            record.times = records[-1].times + 1
-            record.at = records[-1].at
-            records.pop()
-            self._count -= 1
-        records.append(record)
-        self._count += 1
-        while self._count > self._limit:
-            oldest = next(iter(self._by_request.values()))
-            del oldest[0]
-            self._count -= 1
-            if not oldest:
-                self._by_request.popitem(last=False)
+        before = self._last.get(request_id)
+        self._last[request_id] = record
+        if before is None:
+            self._requests.append(request_id)
+        elif _same(before.decision, record.decision):
+            record.times, record.at, record.before = before.times + 1, before.at, before.before
+            return
+        else:
+            record.before = before
+        if self._count == self._limit:
+            self._forget()
+        else:
+            self._count += 1
 
     def last(self, request_id: str) -> Record | None:
-        records = self._by_request.get(request_id)
-        return records[-1] if records else None
+        return self._last.get(request_id)
 
     def of(self, request_id: str) -> list[Record]:
-        return list(self._by_request.get(request_id, ()))
+        found = []
+        record = self._last.get(request_id)
+        while record is not None:
+            found.append(record)
+            record = record.before
+        return found[::-1]
 
     def everything(self) -> Iterable[tuple[str, Record]]:
         """With the ids of their requests."""
-        for request_id, records in self._by_request.items():
-            for record in records:
+        for request_id in self._requests:
+            for record in self.of(request_id):
                 yield request_id, record
+
+    def _forget(self) -> None:
+        """The oldest decision about the oldest request."""
+        record = self._last[self._requests[0]]
+        if record.before is None:
+            del self._last[self._requests.popleft()]
+            return
+        while record.before.before is not None:
+            record = record.before
+        record.before = None
 
 
 def tell(records: Sequence[Record], constants: Constants) -> list[Told]:
@@ -163,11 +174,11 @@ def _foremost(record: Record, constants: Constants) -> list[Candidate]:
 
 
 def candidates(record: Record, constants: Constants) -> list[Candidate]:
-    figures = list(np.array(record.columns).T)
-    matched = None if record.matched is None else np.array(record.matched)
-    parts = terms(figures, record.ask, matched, constants)
-    if record.extra_ms is not None:
-        parts["adapter"] = np.array(record.extra_ms)
+    field = record.field
+    matched = None if field.matched_bytes is None else np.array(field.matched_bytes)
+    parts = terms(list(np.array(field.columns).T), field.ask, matched, constants)
+    if field.extra_ms is not None:
+        parts["adapter"] = np.array(field.extra_ms)
     found = []
     for place, name in enumerate(record.names):
         if not name:
@@ -233,4 +244,4 @@ def _line(candidate: Candidate) -> str:
 
 
 def _same(one: Decision, other: Decision) -> bool:
-    return one.verdict is other.verdict and other.verdict in (Verdict.HOLD, Verdict.NONE)
+    return one.verdict is other.verdict and other.verdict in REPEATED

@@ -9,13 +9,13 @@ from __future__ import annotations
 from math import inf
 
 from router.core.constants import Constants
-from router.core.ledger import Ledger
+from router.core.ledger import Entry
 from router.core.outlier import Standing
-from router.core.replica import LOADABLE, ReplicaState
-from router.core.score import kv_barrier_ms, kv_slope_ms
+from router.core.replica import LOADABLE, Outlook, ReplicaState
+from router.core.score import Column, kv_price_ms
 from wire.records import ModelState
 
-READY_STATE = ModelState.READY
+READY = ModelState.READY
 
 
 def why_not(replica: ReplicaState) -> str:
@@ -39,39 +39,52 @@ def barred(replica: ReplicaState, now: float) -> str:
             return ""
 
 
-def figures_of(
-    replica: ReplicaState, *, able: bool, elder_since: float, routers: int, now: float, constants: Constants
-) -> list[float]:
-    """The replica's column, in the order of `score.py`; `able` when nothing is to be said by `why_not`, `elder_since`
-    when the first of the model's ready replicas became so."""
-    cost, ledger, node, report = replica.cost, replica.ledger, replica.node, replica.load
-    prior, sequence_ms = cost.prior, cost.prior.sequence_ms
+def outlook_of(replica: ReplicaState, *, able: bool, elder_since: float, now: float, constants: Constants) -> Outlook:
+    """`able` when nothing is to be said by `why_not`, `elder_since` when the first of the model's ready replicas became
+    so."""
+    ready = replica.current is READY
+    age_s = now - replica.ready_since
+    new = age_s < constants.slow_start_s
+    return Outlook(
+        until=-inf if new or not ready or not replica.health.calm else _quiet_until(replica, now),
+        able=able,
+        ready=able and ready,
+        ramp=_ramp(age_s, now - elder_since, constants) if new else 1.0,
+        load_ms=0.0 if ready else _load_ms(replica, now, constants),
+        health_ms=_health_ms(replica, now, constants),
+    )
+
+
+def figures_of(replica: ReplicaState, routers: int, now: float, constants: Constants) -> Column:
+    """The replica's column, in the order of `score.py`."""
+    cost, ledger, node, report, outlook = replica.cost, replica.ledger, replica.node, replica.load, replica.outlook
+    prior, ramp, sequence_ms = cost.prior, outlook.ramp, cost.prior.sequence_ms
     decoding, backlog, context = ledger.totals(routers, now)
-    ready = replica.current is READY_STATE
     waiting, entries = len(ledger.queue), len(ledger.entries)
     more, ahead = _neighbours(replica, routers, now) if len(node.replicas) > 1 else (0.0, 0.0)
     step = prior.step_ms + sequence_ms * decoding + prior.context_ms * context + more
-    room = 1.0 / max(constants.min_step_tokens, replica.batch_tokens - decoding)
+    free = replica.batch_tokens - decoding
+    if free < constants.min_step_tokens:
+        free = constants.min_step_tokens
+    room = 1.0 / free
     prefill_ms = cost.prefill * prior.prefill_ms
     slowness = node.slowness.at(now)
     if waiting:
-        slowness = _at_least(slowness, ledger, now, constants)
-    age_s = now - replica.ready_since
-    ramp = _ramp(age_s, now - elder_since, constants) if age_s < constants.slow_start_s else 1.0
+        shown = _shown(next(iter(ledger.queue.values())), now, constants)
+        if shown > slowness:
+            slowness = shown
     speed = slowness * ramp
     per_token = replica.token_kv
     used = (context + backlog) * per_token
     network = node.rtt_ms.value + prior.overhead_ms
-    load = 0.0 if ready else _load_ms(replica, now, constants)
-    health = _health_ms(replica, now, constants)
     decode, slow_prefill = slowness * cost.decode, slowness * prefill_ms
     steps_ahead = backlog * room
     pace = decode * (step + sequence_ms) + slow_prefill * steps_ahead  # a prefill ahead of us runs between our tokens
     step *= cost.step
-    base = network + load + health + speed * (0.5 * step + ahead + backlog * prefill_ms)
-    base += kv_barrier_ms(used, constants)
-    return [
-        base if able else inf,
+    barrier, slope = kv_price_ms(used, per_token, constants)
+    base = network + outlook.load_ms + outlook.health_ms + speed * (0.5 * step + ahead + backlog * prefill_ms) + barrier
+    return (
+        base if outlook.able else inf,
         speed * step,
         speed * prefill_ms,
         speed * cost.prefill * prior.attention_ms,
@@ -79,33 +92,43 @@ def figures_of(
         steps_ahead,
         used,
         per_token,
-        kv_slope_ms(used, per_token, constants),
-        pace if able else inf,
+        slope,
+        pace if outlook.able else inf,
         decode * prior.context_ms,
         replica.hit.value,
         constants.harm_weight * slow_prefill * (decoding + waiting),
-        1.0 if able and ready else 0.0,
+        1.0 if outlook.ready else 0.0,
         replica.uncertainty.value,
         network,
-        load,
-        health,
+        outlook.load_ms,
+        outlook.health_ms,
         speed,
         ramp,
         backlog,
         ahead,
-        float(entries),
-        float(report.waiting if report is not None else waiting),
-        float(report.running if report is not None else entries - waiting),
+        entries,
+        waiting if report is None else report.waiting,
+        entries - waiting if report is None else report.running,
         min(1.0, context * per_token),
         replica.latency_ms,
-    ]
+    )
+
+
+def _quiet_until(replica: ReplicaState, now: float) -> float:
+    """When a healthy replica's report, if it has one, will be overdue; -inf when it is. An idle engine is scraped less
+    often than its agent speaks."""
+    load, ledger = replica.load, replica.ledger
+    if load is None:
+        return inf
+    until = ledger.overdue_at if load.running or load.waiting else ledger.silent_at
+    return until if now <= until else -inf
 
 
 def _neighbours(replica: ReplicaState, routers: int, now: float) -> tuple[float, float]:
     """What all other models on the same GPU add."""
     step = prefill = 0.0
     for other in replica.node.replicas:
-        if other is not replica and other.current is READY_STATE:
+        if other is not replica and other.current is READY:
             more, work = _beside(other, routers, now)
             step, prefill = step + more, prefill + work
     return step, prefill
@@ -121,12 +144,10 @@ def _beside(other: ReplicaState, routers: int, now: float) -> tuple[float, float
     return prior.step_ms + prior.sequence_ms * decoding, other.cost.prefill * prior.prefill_ms * backlog
 
 
-def _at_least(learned: float, ledger: Ledger, now: float, constants: Constants) -> float:
-    """The slowness that was learned, or more when a request has already waited longer than that explains."""
-    oldest = ledger.oldest_waiting()
-    assert oldest is not None
-    waited_ms = 1000.0 * (now - oldest.sent_at)
-    return max(learned, constants.censored_share * waited_ms / oldest.expected_ms) if oldest.expected_ms else learned
+def _shown(oldest: Entry, now: float, constants: Constants) -> float:
+    """How slow a node is at least, where a request has waited so long already."""
+    expected_ms = oldest.expected_ms
+    return constants.censored_share * 1000.0 * (now - oldest.sent_at) / expected_ms if expected_ms else 0.0
 
 
 def _ramp(age_s: float, elder_s: float, constants: Constants) -> float:

@@ -8,51 +8,42 @@ from __future__ import annotations
 from collections.abc import Callable
 from math import log
 
-from router.core.explain import Record
+import msgspec
+
+from router.core.explain import Event, Record
 from router.core.group import Group
-from router.core.learn import Lengths
+from router.core.learn import Lengths, bounded
 from router.core.ledger import Entry
-from router.core.model import Ending, Shape
+from router.core.model import Decision, Ending, Shape
 from router.core.replica import ReplicaState
 from router.core.score import CONTEXT, TOKEN
 
+COMPLETE, CANCELLED, FAILED = Ending.COMPLETE, Ending.CANCELLED, Ending.FAILED
 MIN_HIT_TOKENS = 64.0
 
 
-class Plan:
+class Plan(msgspec.Struct, kw_only=True, eq=False):
     """What was expected of the attempt, in the words the learners need."""
 
-    __slots__ = (
-        "expected_ms",
-        "keys",
-        "matched_tokens",
-        "network_ms",
-        "p90_ms",
-        "prefill_ms",
-        "prompt_tokens",
-        "steps_ms",
-        "uncached",
-    )
+    keys: list[int]
+    """Of the prompt's blocks; gone once the attempt has begun."""
+    prompt_tokens: float
+    uncached: float
+    matched_tokens: float
+    steps_ms: float
+    prefill_ms: float
+    """For slowness 1, with what the class has learned."""
+    network_ms: float
+    expected_ms: float
+    p90_ms: float
 
-    def __init__(
-        self,
-        *,
-        keys: list[int],
-        prompt_tokens: float,
-        uncached: float,
-        matched_tokens: float,
-        steps_ms: float,
-        prefill_ms: float,
-        network_ms: float,
-        expected_ms: float,
-        p90_ms: float,
-    ) -> None:
-        self.keys, self.prompt_tokens, self.uncached = keys, prompt_tokens, uncached
-        self.matched_tokens = matched_tokens
-        self.steps_ms, self.prefill_ms = steps_ms, prefill_ms
-        """For slowness 1, with what the class has learned."""
-        self.network_ms = network_ms
-        self.expected_ms, self.p90_ms = expected_ms, p90_ms
+
+class Picked(Decision, kw_only=True):
+    """A decision to send, with what `begin` needs, so that nothing is computed twice."""
+
+    state: ReplicaState
+    group: Group
+    plan: Plan
 
 
 class CoreFlight:
@@ -71,23 +62,20 @@ class CoreFlight:
 
     def __init__(
         self,
-        *,
-        replica: ReplicaState,
-        group: Group,
+        decision: Picked,
         shape: Shape,
-        plan: Plan,
         lengths: Lengths,
         record: Record | None,
         changed: Callable[[ReplicaState], None],
         now: float,
     ) -> None:
-        self._replica, self._group, self._shape, self._plan = replica, group, shape, plan
+        replica, plan = decision.state, decision.plan
+        self._replica, self._group, self._shape, self._plan = replica, decision.group, shape, plan
         self._lengths, self._record, self._changed = lengths, record, changed
         self._class = (replica.cost.step, replica.cost.prefill)
         self._tokens_at = 0.0
-        sequences = max(1, shape.choices)
         self._entry: Entry = replica.ledger.send(
-            uncached=plan.uncached, context=plan.prompt_tokens, sequences=sequences, now=now
+            uncached=plan.uncached, context=plan.prompt_tokens, sequences=max(1, shape.choices), now=now
         )
         self._entry.expected_ms = plan.steps_ms + plan.prefill_ms
         replica.used_at = now
@@ -104,7 +92,7 @@ class CoreFlight:
         self._group.checks.learn(predicted_ms=plan.expected_ms, p90_ms=plan.p90_ms, observed_ms=elapsed_ms)
         replica.uncertainty.learn(min(3.0, abs(log(max(elapsed_ms, 0.001) / plan.expected_ms))))
         self._learn_speed(elapsed_ms, now, censored=False)
-        self._note(now, f"first token from {replica.record.replica} after {elapsed_ms:.0f} ms")
+        self._note(Event(now, replica.record.replica, took_ms=elapsed_ms))
         self._changed(replica)
 
     def progress(self, tokens: int, now: float) -> None:
@@ -127,14 +115,16 @@ class CoreFlight:
         entry, replica, group = self._entry, self._replica, self._group
         if not replica.ledger.end(entry, now):
             return
-        if ending is Ending.CANCELLED and not entry.started:
+        if ending is CANCELLED and not entry.started:
             self._learn_speed(1000.0 * (now - entry.sent_at), now, censored=True)
         replica.health.outcome(ending, now, mean_success=group.success.value)
-        if ending is Ending.FAILED or ending is Ending.COMPLETE:
-            group.success.learn(float(ending is Ending.COMPLETE))
-        if ending is Ending.COMPLETE:
+        if not replica.health.calm:
+            replica.unsettle()
+        if ending is FAILED or ending is COMPLETE:
+            group.success.learn(1.0 if ending is COMPLETE else 0.0)
+        if ending is COMPLETE:
             self._learn_counts(prompt_tokens, cached_tokens, output_tokens)
-        self._note(now, f"{ending} on {replica.record.replica}")
+        self._note(Event(now, replica.record.replica, ending))
         self._changed(replica)
 
     def _learn_speed(self, elapsed_ms: float, now: float, *, censored: bool) -> None:
@@ -154,13 +144,13 @@ class CoreFlight:
     def _learn_counts(self, prompt_tokens: int, cached_tokens: int, output_tokens: int) -> None:
         plan, shape = self._plan, self._shape
         if prompt_tokens > 0 and len(shape.prompt) >= 64 and not shape.delivered_tokens:
-            self._group.per_byte.learn(min(1.5, max(0.05, prompt_tokens / len(shape.prompt))))
+            self._group.per_byte.learn(bounded(prompt_tokens / len(shape.prompt), 0.05, 1.5))
         if cached_tokens >= 0 and plan.matched_tokens >= MIN_HIT_TOKENS:
             ceiling = self._replica.constants.hit_ceiling
             self._replica.hit.learn(min(ceiling, cached_tokens / plan.matched_tokens))
         if output_tokens > 0:
             self._lengths.learn(shape.model, shape.tenant, output_tokens)
 
-    def _note(self, now: float, what: str) -> None:
+    def _note(self, event: Event) -> None:
         if self._record is not None:
-            self._record.events.append((now, what))
+            self._record.happened = (*self._record.happened, event)

@@ -8,6 +8,7 @@ Source: routing.md section 2.6.
 
 from __future__ import annotations
 
+from array import array
 from collections import OrderedDict
 from collections.abc import Iterable
 from math import inf
@@ -17,15 +18,14 @@ import numpy as np
 from router.core.affinity import PrefixIndex
 from router.core.checks import Checks
 from router.core.constants import Constants
-from router.core.figures import READY_STATE, barred, figures_of, why_not
+from router.core.figures import READY, barred, figures_of, outlook_of, why_not
 from router.core.learn import Mean
-from router.core.outlier import Standing
+from router.core.outlier import SERVING
 from router.core.replica import ReplicaState
 from router.core.score import (
     BASE,
     FIGURES,
     HARM,
-    HOT,
     KV_TOKEN,
     RAMP,
     SLOW_PREFILL,
@@ -36,19 +36,17 @@ from router.core.score import (
     TOKEN,
     Array,
     Column,
-    Hot,
 )
 from router.core.shortlist import Shortlist
 from wire.records import ModelState
 
-SERVING = Standing.SERVING
 KEEPS_CACHE = frozenset({ModelState.READY, ModelState.DRAINING})
 TYPICAL_TOKENS = 512.0
 """Prompt for which the shortlist is ordered."""
 EMPTY = np.zeros((FIGURES, 1))
 EMPTY[[BASE, TOKEN]] = np.inf
 EMPTY[[RAMP, SPEED]] = 1.0
-NOBODY: Column = EMPTY[:, 0].tolist()
+NOBODY: Column = tuple(EMPTY[:, 0].tolist())
 SMALL = 16
 """Up to so many replicas all overdue rows are refreshed in one decision."""
 
@@ -71,13 +69,13 @@ class Group:
         self.unable: dict[int, str] = {}
         """Rows that cannot serve at all, with the reason."""
         self.routers = 1
+        self.large = False
+        """More replicas than are all scored."""
         self.columns: list[Column] = []
         """Figures by row."""
-        self.hots: list[Hot] = []
-        """The same, but only those that make a score."""
-        self.ahead: list[float] = []
+        self.ahead = array("d")
         """Of a large group by row, for a score at first sight: ms for those ahead."""
-        self.per_token: list[float] = []
+        self.per_token = array("d")
         """The same for each prompt token to compute."""
         self._touched: set[int] = set()
         """Rows to whose replicas something happened: their figures are made anew before they are used."""
@@ -90,6 +88,8 @@ class Group:
         """The largest share of anybody's KV memory that one token took."""
         self._ages: OrderedDict[int, float] = OrderedDict()
         """When each row was last refreshed, oldest first."""
+        self._next_due = 0.0
+        """None of them is overdue before."""
         self._elder_since: float | None = None
         self._adapters: dict[str, list[float]] = {}
 
@@ -99,10 +99,6 @@ class Group:
     @property
     def present(self) -> list[ReplicaState]:
         return [replica for replica in self.replicas if replica is not None]
-
-    @property
-    def large(self) -> bool:
-        return len(self.replicas) > self.constants.scan_limit
 
     @property
     def figures(self) -> list[Array]:
@@ -122,10 +118,10 @@ class Group:
         else:
             row = len(self.replicas)
             self.replicas.append(replica)
+            self.large = row >= self.constants.scan_limit
             self.columns.append(NOBODY)
             self.ahead.append(inf)
             self.per_token.append(0.0)
-            self.hots.append(tuple(NOBODY[:HOT]))
             if row >= self._table.shape[1]:
                 self._table = np.concatenate((self._table, np.repeat(EMPTY, row, axis=1)), axis=1)
             self._views = [self._table[figure, : row + 1] for figure in range(FIGURES)]
@@ -139,7 +135,8 @@ class Group:
         row = replica.row
         self.replicas[row] = None
         self._rename()
-        self._write(row, NOBODY)
+        self.columns[row] = NOBODY
+        self._unwritten.add(row)
         self.ahead[row] = inf
         self.index.remove(row)
         self.shortlist.drop(row)
@@ -151,54 +148,23 @@ class Group:
         self._adapters.clear()
 
     def refresh(self, replica: ReplicaState, now: float) -> None:
-        before, state = replica.look(now)
-        if before is not state:
-            self._elder_since = None
-            self._adapters.clear()
-            if before in KEEPS_CACHE and state not in KEEPS_CACHE:
-                self._forget_cache(replica)
-        row, record = replica.row, replica.node.record
-        serves = state is READY_STATE and (record is None or not record.draining)
-        unable = "" if serves else why_not(replica)
-        figures = figures_of(
-            replica,
-            able=not unable,
-            elder_since=self._elder_since if self._elder_since is not None else self._elder(),
-            routers=self.routers,
-            now=now,
-            constants=self.constants,
-        )
-        self._touched.discard(row)
-        self._write(row, figures)
-        if figures[KV_TOKEN] > self._kv_token:
-            self._kv_token = figures[KV_TOKEN]
-        out = "" if replica.health.standing is SERVING else barred(replica, now)
-        if out or self.barred:
-            _note(self.barred, row, out)
-        if unable or self.unable:
-            _note(self.unable, row, unable)
-        self._ages[row] = now
-        self._ages.move_to_end(row)
-        if self.large:
-            per_token = figures[SLOW_PREFILL] + figures[HARM]
-            ahead = figures[BASE] + figures[SLOW_STEP] * figures[STEPS_AHEAD]
-            self.ahead[row], self.per_token[row] = ahead, per_token
-            self.shortlist.put(row, ahead + per_token * TYPICAL_TOKENS)
+        """After news of it, or of its node."""
+        replica.unsettle()
+        self._refresh_row(replica.row, now)
 
     def refresh_due(self, now: float) -> None:
         """Bring rows up to date that were touched or are overdue: time passes for a silent replica too."""
         while self._touched:
             self._refresh_row(self._touched.pop(), now)
-        for _ in range(len(self.replicas) if len(self.replicas) <= SMALL else 1):
-            if not self._refresh_oldest(now):
-                return
+        if now >= self._next_due:
+            for _ in range(len(self.replicas) if len(self.replicas) <= SMALL else 1):
+                if not self._refresh_oldest(now):
+                    return
 
     def refresh_one(self, now: float) -> None:
-        """Of a large group one row that was touched or is overdue: who is looked at is brought up to date by
-        `refresh_these`, the others once their agents report, and this is for the silent ones."""
-        if self._touched:
-            self._refresh_row(self._touched.pop(), now)
-        else:
+        """Of a large group one row that is overdue: who is looked at is brought up to date by `refresh_these`, the
+        others once their agents report, and this is for the silent ones."""
+        if now >= self._next_due:
             self._refresh_oldest(now)
 
     def refresh_these(self, rows: Iterable[int], now: float) -> None:
@@ -229,21 +195,53 @@ class Group:
 
     def _refresh_oldest(self, now: float) -> bool:
         """The row that was not refreshed for the longest time, if that is too long."""
-        row, at = next(iter(self._ages.items()), (-1, inf))
+        row, at = next(iter(self._ages.items()), (-1, now))
         if at > now - self.constants.refresh_s:
+            self._next_due = at + self.constants.refresh_s
             return False
         self._refresh_row(row, now)
         return True
 
     def _refresh_row(self, row: int, now: float) -> None:
+        """What a request changed, and the rest if there may be news in it."""
         replica = self.replicas[row]
         assert replica is not None
-        self.refresh(replica, now)
-
-    def _write(self, row: int, column: Column) -> None:
-        self.columns[row] = column
-        self.hots[row] = tuple(column[:HOT])
+        if now > replica.outlook.until:
+            self._look(replica, now)
+        column = self.columns[row] = figures_of(replica, self.routers, now, self.constants)
+        self._touched.discard(row)
         self._unwritten.add(row)
+        self._ages[row] = now
+        self._ages.move_to_end(row)
+        if column[KV_TOKEN] > self._kv_token:
+            self._kv_token = column[KV_TOKEN]
+        if self.large:
+            per_token = column[SLOW_PREFILL] + column[HARM]
+            ahead = column[BASE] + column[SLOW_STEP] * column[STEPS_AHEAD]
+            self.ahead[row], self.per_token[row] = ahead, per_token
+            self.shortlist.put(row, ahead + per_token * TYPICAL_TOKENS)
+
+    def _look(self, replica: ReplicaState, now: float) -> None:
+        before, state = replica.look(now)
+        if before is not state:
+            self._elder_since = None
+            self._adapters.clear()
+            if before in KEEPS_CACHE and state not in KEEPS_CACHE:
+                self._forget_cache(replica)
+        row = replica.row
+        unable = "" if state is READY and not replica.node.draining else why_not(replica)
+        replica.outlook = outlook_of(
+            replica,
+            able=not unable,
+            elder_since=self._elder_since if self._elder_since is not None else self._elder(),
+            now=now,
+            constants=self.constants,
+        )
+        out = "" if replica.health.standing is SERVING else barred(replica, now)
+        if out or self.barred:
+            _note(self.barred, row, out)
+        if unable or self.unable:
+            _note(self.unable, row, unable)
 
     def _rename(self) -> None:
         """Names by row, in a new list: records of decisions keep the one they were made with."""

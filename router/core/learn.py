@@ -17,6 +17,13 @@ FAR = 2.0
 """An error by more than this factor is travelled, not fitted."""
 
 
+def bounded(value: float, low: float, high: float) -> float:
+    """Between both, at a fifth of the cost of min(max()) where it is so already."""
+    if low <= value <= high:
+        return value
+    return min(max(value, low), high)
+
+
 class Slowness:
     """How many times slower one node is than its class: up at once, down slowly, forgiven when idle."""
 
@@ -28,20 +35,23 @@ class Slowness:
         self._at = 0.0
 
     def at(self, now: float) -> float:
-        if not self._log:
-            return 1.0
-        return exp(self._log * exp(-max(0.0, now - self._at) / self._constants.slowness_decay_s))
+        return exp(self._faded(now)) if self._log else 1.0
 
     def learn(self, ratio: float, now: float, *, censored: bool = False) -> None:
         """`ratio` is observed over predicted for slowness 1. A censored one can only say "at least"."""
         constants = self._constants
-        seen = log(min(max(ratio, constants.slowness_floor), constants.slowness_ceiling))
-        value = log(self.at(now))
+        seen = log(bounded(ratio, constants.slowness_floor, constants.slowness_ceiling))
+        value = self._faded(now)
         if censored and seen <= value:
             return
         rate = constants.slowness_up if seen > value else constants.slowness_down
         self._log = value + rate * (seen - value)
         self._at = now
+
+    def _faded(self, now: float) -> float:
+        """Its logarithm."""
+        idle_s = now - self._at
+        return self._log * exp(-idle_s / self._constants.slowness_decay_s) if idle_s > 0.0 else self._log
 
 
 class ClassCost:
@@ -73,7 +83,7 @@ class ClassCost:
         self.observations += 1
         self._common += 0.05 * (log(slowness) - self._common)
         observed = observed_ms * exp(self._common) / slowness
-        ratio = min(max(observed / predicted, 1.0 / FAR**2), FAR**2)
+        ratio = bounded(observed / predicted, 1.0 / FAR**2, FAR**2)
         if not 1.0 / FAR <= ratio <= FAR:
             self.step, self.prefill = self._bounded(self.step * ratio**0.2), self._bounded(self.prefill * ratio**0.2)
             return
@@ -91,13 +101,13 @@ class ClassCost:
     def pace(self, *, predicted_ms: float, observed_ms: float) -> None:
         """One token took `observed_ms` where the prior and slowness said `predicted_ms`."""
         if predicted_ms > 0.0 and observed_ms > 0.0:
-            ratio = min(max(observed_ms / predicted_ms, self.decode / 3.0), self.decode * 3.0)
+            ratio = bounded(observed_ms / predicted_ms, self.decode / 3.0, self.decode * 3.0)
             self.decode = self._bounded(self.decode + 0.05 * (ratio - self.decode))
 
     def _bounded(self, factor: float) -> float:
         known = self.prior.known
         bound = self._constants.class_bound_known if known else self._constants.class_bound_unknown
-        return min(max(factor, 1.0 / bound), bound)
+        return bounded(factor, 1.0 / bound, bound)
 
 
 class Mean:
@@ -121,8 +131,8 @@ class Lengths:
 
     def expected(self, model: str, tenant: str, *, limit: int) -> float:
         mean = self._means.get((model, tenant))
-        value = mean.value if mean else self._constants.length_prior_tokens
-        return min(float(limit), value) if limit > 0 else value
+        value = mean.value if mean is not None else self._constants.length_prior_tokens
+        return float(limit) if 0 < limit < value else value
 
     def learn(self, model: str, tenant: str, tokens: int) -> None:
         key = (model, tenant)

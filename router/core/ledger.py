@@ -11,6 +11,8 @@ from __future__ import annotations
 
 from collections import deque
 
+import msgspec
+
 from router.core.constants import Constants
 from router.core.model import ReplicaLoad
 
@@ -20,16 +22,17 @@ DISORDER_S = 0.1
 """A start or an end may be told so much later than another that came after it."""
 
 
-class Entry:
+class Entry(msgspec.Struct, eq=False, gc=False):
     """One request of ours on the replica. `uncached` counts until the first token, `context` from then on."""
 
-    __slots__ = ("context", "expected_ms", "index", "sent_at", "sequences", "started", "uncached")
-
-    def __init__(self, *, index: int, uncached: float, context: float, sequences: int, sent_at: float) -> None:
-        self.index, self.uncached, self.context = index, uncached, context
-        self.sequences, self.sent_at, self.started = sequences, sent_at, False
-        self.expected_ms = 0.0
-        """Engine time to the first token that was predicted for a node of slowness 1."""
+    index: int
+    uncached: float
+    context: float
+    sequences: int
+    sent_at: float
+    started: bool = False
+    expected_ms: float = 0.0
+    """Engine time to the first token that was predicted for a node of slowness 1."""
 
 
 class Ledger:
@@ -81,7 +84,7 @@ class Ledger:
 
     def send(self, *, uncached: float, context: float, sequences: int, now: float) -> Entry:
         self.sent += 1
-        entry = Entry(index=self.sent, uncached=uncached, context=context, sequences=sequences, sent_at=now)
+        entry = Entry(self.sent, uncached, context, sequences, now)
         self.entries[entry.index] = self.queue[entry.index] = entry
         self.waiting_tokens += uncached
         self.waiting_sequences += sequences
@@ -107,7 +110,8 @@ class Ledger:
             return False
         if entry.started:
             self.sequences -= entry.sequences
-            self.context = max(0.0, self.context - entry.context) if self.sequences else 0.0
+            left = self.context - entry.context
+            self.context = left if self.sequences and left > 0.0 else 0.0
             self._note(now, entry.index, 0.0, entry.sequences)
         else:
             self._stop_waiting(entry, now)
@@ -174,6 +178,16 @@ class Ledger:
         """Whether the agent's report is overdue."""
         return now - self.reported_at > self._fresh_s
 
+    @property
+    def silent_at(self) -> float:
+        """When the agent's report will be overdue."""
+        return self.reported_at + self._fresh_s
+
+    @property
+    def overdue_at(self) -> float:
+        """When its figures will be older than those of an engine that works should be."""
+        return self.scraped_at + self._fresh_s
+
     def silence_s(self, now: float) -> float:
         """Seconds by which the agent's report is overdue, 0 while it is in time. Its figures may be older: an idle
         engine is scraped less often than its agent speaks."""
@@ -199,7 +213,8 @@ class Ledger:
     def _stop_waiting(self, entry: Entry, now: float) -> None:
         del self.queue[entry.index]
         self.waiting_sequences -= entry.sequences
-        self.waiting_tokens = max(0.0, self.waiting_tokens - entry.uncached) if self.queue else 0.0
+        left = self.waiting_tokens - entry.uncached
+        self.waiting_tokens = left if self.queue and left > 0.0 else 0.0
         self._note(now, entry.index, entry.uncached, 0 if entry.started else entry.sequences)
 
     def _note(self, now: float, index: int, tokens: float, sequences: int) -> None:
@@ -207,5 +222,6 @@ class Ledger:
         self._forget(now)
 
     def _forget(self, now: float) -> None:
-        while self._changes and self._changes[0][0] < now - RECENT_S:
-            self._changes.popleft()
+        changes, since = self._changes, now - RECENT_S
+        while changes and changes[0][0] < since:
+            changes.popleft()

@@ -20,6 +20,10 @@ class Standing(enum.StrEnum):
     PROBATION = "probation"
 
 
+SERVING = Standing.SERVING
+CANCELLED, FAILED, REFUSED = Ending.CANCELLED, Ending.FAILED, Ending.REFUSED
+
+
 class Health:
     __slots__ = (
         "_constants",
@@ -49,6 +53,11 @@ class Health:
         self._penalty_at = 0.0
 
     @property
+    def calm(self) -> bool:
+        """Whether time alone changes nothing here."""
+        return not self._penalty_ms and self.standing is SERVING
+
+    @property
     def penalised(self) -> bool:
         """Whether anything is left to be asked for with `penalty_ms`."""
         return self._penalty_ms > 0.0
@@ -68,17 +77,13 @@ class Health:
     def outcome(self, ending: Ending, now: float, *, mean_success: float) -> None:
         """`mean_success` is that of the model's replicas, this one included. Cancelled requests tell nothing."""
         constants = self._constants
-        match ending:
-            case Ending.CANCELLED:
-                return
-            case Ending.REFUSED:
-                self._penalty(constants.refusal_ms, now)
-                return
-            case Ending.FAILED:
-                self._penalty(constants.failure_ms + self.penalty_ms(now), now)
-                self._failed(now, mean_success)
-            case _:
-                self._succeeded(now)
+        if ending is FAILED:
+            self._penalty(constants.failure_ms + self.penalty_ms(now), now)
+            self._failed(now, mean_success)
+        elif ending is REFUSED:
+            self._penalty(constants.refusal_ms, now)
+        elif ending is not CANCELLED:
+            self._succeeded(now)
 
     def _failed(self, now: float, mean_success: float) -> None:
         constants = self._constants
@@ -91,6 +96,8 @@ class Health:
     def _succeeded(self, now: float) -> None:
         self.failures = 0
         self._count(1.0)
+        if self.calm:
+            return
         self._penalty_ms, self._penalty_at = self.penalty_ms(now) / 2.0, now
         if self.at(now) is Standing.PROBATION:
             self.proven += 1

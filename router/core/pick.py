@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable
 from math import inf
-from typing import NamedTuple
+
+import msgspec
 
 from router.core.affinity import Match
 from router.core.group import Group
@@ -19,7 +20,7 @@ from router.core.score import READY, Ask
 BY_TIME = ExpectedTime()
 
 
-class Choice(NamedTuple):
+class Choice(msgspec.Struct, eq=False, gc=False):
     place: int
     runner_up: int
     """-1 when there is no other that can serve."""
@@ -28,84 +29,76 @@ class Choice(NamedTuple):
     explored: bool
 
 
-class Found(NamedTuple):
+class Found(msgspec.Struct, eq=False):
     """The best replica of one model, with all that was compared."""
 
     group: Group
     field: Contenders
-    score: list[float]
     choice: Choice
     policy: Policy
     state: ReplicaState
-    expected_ms: float
+
+    @property
+    def expected_ms(self) -> float:
+        """With all that makes a replica less welcome."""
+        return self.field.ttft_at(self.choice.place)
 
 
 def find(
-    group: Group,
-    ask: Ask,
-    match: Match,
-    policy: Policy,
-    *,
-    exclude: Collection[str],
-    adapter: str,
-    rng: Rng,
-    now: float,
+    group: Group, ask: Ask, match: Match, policy: Policy, exclude: Collection[str], adapter: str, rng: Rng, now: float
 ) -> Found | None:
     """By the model's policy among those that are ready; by time where all must be loaded first and the policy knows
     only ready ones; and without regard to health before nobody is found."""
     for heed_health in (True, False) if group.barred else (True,):
-        field = contenders(
-            group, ask, match, exclude=exclude, adapter=adapter, heed_health=heed_health, rng=rng, now=now
-        )
+        field = contenders(group, ask, match, exclude, adapter, heed_health, rng, now)
         for rule in (policy,) if policy.loads else (policy, BY_TIME):
             made = rule.score(field, rng)
-            score = made if isinstance(made, list) else made.tolist()
-            choice = choose(score, field, rule, rng=rng)
+            if isinstance(made, list):
+                score = made
+            else:
+                score = made.tolist()
+                field.drop_arrays()
+            choice = choose(score, field, rule, rng)
             if choice is not None:
                 state = group.replicas[field.row(choice.place)]
                 assert state is not None
-                return Found(group, field, score, choice, rule, state, field.ttft_at(choice.place))
+                return Found(group, field, choice, rule, state)
     return None
 
 
-def choose(score: list[float], field: Contenders, policy: Policy, *, rng: Rng) -> Choice | None:
-    """None when no number is finite."""
-    constants = field.constants
+def choose(score: list[float], field: Contenders, policy: Policy, rng: Rng) -> Choice | None:
+    """None when no number is finite. Changes the scores."""
+    constants, columns, in_ms = field.constants, field.columns, policy.in_ms
     least = min(score)
     if least == inf:
         return None
-    slack = max(constants.tie_ms, constants.tie_fraction * least) if policy.in_ms else 0.0
-    limit = least + slack
+    slack = constants.tie_fraction * least
+    if slack < constants.tie_ms:
+        slack = constants.tie_ms
+    limit = least + slack if in_ms else least
     equal = [place for place, value in enumerate(score) if value <= limit]
-    if len(equal) > 1:
-        columns = field.columns
+    count = len(equal)
+    if count > 1:
         equal = [place for place in equal if columns[place][READY] > 0.0] or equal
-    best = equal[int(rng.random() * len(equal))] if len(equal) > 1 else score.index(least)
-    second = _second(score, best)
-    explored = (
-        second >= 0
-        and policy.in_ms
-        and rng.random() < constants.explore
-        and min(field.columns[best][READY], field.columns[second][READY]) > 0.0
-        and score[second] <= least + constants.explore_ms
-    )
-    return Choice(second, best, len(equal), True) if explored else Choice(best, second, len(equal), False)
-
-
-def _second(score: list[float], best: int) -> int:
-    kept = score[best]
+        count = len(equal)
+    best = equal[int(rng.random() * count)] if count > 1 else equal[0]
     score[best] = inf
     other = min(score)
-    second = score.index(other)
-    score[best] = kept
-    return second if other < inf else -1
+    second = score.index(other) if other < inf else -1
+    explored = (
+        second >= 0
+        and in_ms
+        and rng.random() < constants.explore
+        and columns[best][READY] > 0.0 < columns[second][READY]
+        and other <= least + constants.explore_ms
+    )
+    return Choice(second, best, count, True) if explored else Choice(best, second, count, False)
 
 
 def contenders(
     group: Group,
     ask: Ask,
     match: Match,
-    *,
     exclude: Collection[str],
     adapter: str,
     heed_health: bool,
@@ -115,32 +108,31 @@ def contenders(
     """All replicas of the model, or the promising ones of many."""
     if not group.large:
         rows = None
-        columns, hots = group.columns, group.hots
+        columns = group.columns.copy()  # of now, for the record
         matched = group.index.spread(match, len(columns)) if match else None
         extra = group.adapter_ms(adapter) if adapter else None
     else:
-        rows, matched = candidate_rows(group, ask, match, rng=rng)
+        rows, matched = candidate_rows(group, ask, match, rng)
         group.refresh_these(rows, now)
-        columns, hots = [group.columns[row] for row in rows], [group.hots[row] for row in rows]
+        columns = [group.columns[row] for row in rows]
         extra = [group.adapter_ms(adapter)[row] for row in rows] if adapter else None
     return Contenders(
-        columns,
-        ask,
-        hots=hots,
+        columns=columns,
+        ask=ask,
         rows=rows,
         matched_bytes=matched,
         extra_ms=extra,
-        out=_out(group, rows, exclude=exclude, heed_health=heed_health),
+        out=_out(group, rows, exclude, heed_health) if exclude or group.barred else (),
         constants=group.constants,
     )
 
 
-def candidate_rows(group: Group, ask: Ask, match: Match, *, rng: Rng) -> tuple[list[int], list[float]]:
+def candidate_rows(group: Group, ask: Ask, match: Match, rng: Rng) -> tuple[list[int], list[float]]:
     """Of those who hold most of the prompt, those who have least to do and a few strangers, the ones that look best at
     first sight, with the bytes that each holds: at a cost that does not grow with the fleet."""
     constants, index = group.constants, group.index
     ahead, per_token = group.ahead, group.per_token
-    size, chance = len(group), rng.random()
+    size, chance = len(group.replicas), rng.random()
     # Of sets of more than a quarter of the fleet (two bits a replica), some are among those with least to do.
     held, unread = index.most(match, constants.holders, too_many=size / 2, chance=chance)
     others = dict.fromkeys(group.shortlist.cheapest(constants.shortlist, chance))
@@ -174,9 +166,7 @@ def panic(group: Group) -> bool:
     return len(group.barred) > group.constants.panic_share * serving
 
 
-def _out(group: Group, rows: list[int] | None, *, exclude: Collection[str], heed_health: bool) -> list[int]:
-    if not exclude and not (group.barred and heed_health):
-        return []
+def _out(group: Group, rows: list[int] | None, exclude: Collection[str], heed_health: bool) -> list[int]:
     barred = group.barred if heed_health and not panic(group) else ()
     if rows is None:
         tried = [row for row, name in enumerate(group.names) if name in exclude] if exclude else []

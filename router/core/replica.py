@@ -7,7 +7,9 @@ Sources: routing.md sections 2.4 (whom to believe), 2.5 (states), 2.8 (what is l
 
 from __future__ import annotations
 
-from math import exp
+from math import exp, inf
+
+import msgspec
 
 from router.core.constants import RTT_REGION_MS, Constants
 from router.core.learn import ClassCost, LoadTime, Mean, Slowness
@@ -32,12 +34,28 @@ class NodeState:
         self.rtt_ms = Mean(RTT_REGION_MS[True], 0.125)
         self.lost = False
         """Its agent's stream broke, and has not come back."""
-        self.answered_at = float("-inf")
+        self.answered_at = -inf
         """Last first token from any engine of it: proof of life that needs no agent."""
 
     @property
     def draining(self) -> bool:
         return self.record is not None and self.record.draining
+
+
+class Outlook(msgspec.Struct, frozen=True, gc=False):
+    """What only news and time change of a replica's figures: a request that is sent to it, starts or ends there leaves
+    it as it is."""
+
+    until: float
+    """It holds up to then, if there are no news; -inf when it changes with time."""
+    able: bool
+    ready: bool
+    ramp: float
+    load_ms: float
+    health_ms: float
+
+
+UNSEEN = Outlook(-inf, able=False, ready=False, ramp=1.0, load_ms=0.0, health_ms=0.0)
 
 
 class ReplicaState:
@@ -56,6 +74,7 @@ class ReplicaState:
         "load",
         "loads",
         "node",
+        "outlook",
         "ready_since",
         "record",
         "record_at",
@@ -77,6 +96,8 @@ class ReplicaState:
         self.node = node
         self.cost = cost
         self.constants = constants
+        self.outlook = UNSEEN
+        """As of the last look (figures.py)."""
         self.row = -1
         self.stale: set[int] = set()
         """Rows of its group whose figures are out of date; the group's own."""
@@ -88,7 +109,7 @@ class ReplicaState:
         self.current = record.state
         """The state as of the last look; a change is news (see `look`)."""
         self.since = now
-        self.ready_since = float("-inf")
+        self.ready_since = -inf
         """When it became ready before our eyes: those that were so already need no slow start."""
         self.ledger = Ledger(constants, sent=sent, born=now)
         self.health = Health(constants)
@@ -96,10 +117,10 @@ class ReplicaState:
         self.uncertainty = Mean(constants.uncertainty_prior, constants.uncertainty_rate)
         self.latency_ms = 1000.0
         self._latency_at = now
-        self.asked_at = float("-inf")
+        self.asked_at = -inf
         """When a wake was last asked for; -inf when it has been answered."""
         self.unanswered_asks = 0
-        self.used_at = float("-inf")
+        self.used_at = -inf
         prior = {ModelState.SLEEPING: constants.sleeping_s, ModelState.ON_DISK: constants.on_disk_s}
         self.loads = {state: LoadTime(seconds, constants.load_rate) for state, seconds in prior.items()}
         self.loads[ModelState.LOADING] = LoadTime(constants.loading_s, constants.load_rate)
@@ -136,7 +157,7 @@ class ReplicaState:
             if before in LOADABLE:
                 self._loaded(before, now)
             self.ready_since = now
-            self.asked_at, self.unanswered_asks = float("-inf"), 0
+            self.asked_at, self.unanswered_asks = -inf, 0
         if state is not ModelState.LOADING or before not in LOADABLE:
             self.since = now
         else:
@@ -144,6 +165,10 @@ class ReplicaState:
             self.loads[ModelState.LOADING] = self.loads[before]
         self.current = state
         return before, state
+
+    def unsettle(self) -> None:
+        """Something happened that is more than a request."""
+        self.outlook = UNSEEN
 
     def restart(self, generation: int) -> None:
         """A new engine: what was cached, reported and held against the old one is void. Our own requests end by
@@ -173,11 +198,11 @@ class ReplicaState:
     def waking(self, now: float) -> bool:
         """Asleep, asked for and not yet answered: to be waited for like one that loads. An ask nobody answers is
         forgotten after twice the time a load takes, and then counts against the replica."""
-        if self.asked_at == float("-inf"):
+        if self.asked_at == -inf:
             return False
         if now - self.asked_at <= max(10.0, 2.0 * self.loads[self.current].mean_s):
             return True
-        self.asked_at = float("-inf")
+        self.asked_at = -inf
         self.unanswered_asks += 1
         return False
 
@@ -200,5 +225,5 @@ class ReplicaState:
 
     def _loaded(self, before: ModelState, now: float) -> None:
         began = max(self.since, self.asked_at)
-        if before is ModelState.LOADING or self.asked_at > float("-inf"):
+        if before is ModelState.LOADING or self.asked_at > -inf:
             self.loads[before].learn(now - began)

@@ -17,16 +17,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from math import ceil, inf
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from router.core.constants import Constants
 
 Array = NDArray[np.float64]
-Column = list[float]
+Column = tuple[float, ...]
 """The figures of one replica; never changed, a new one takes its place."""
-Hot = tuple[float, ...]
-"""The first figures of a column."""
 
 (
     BASE,  # all that the request itself does not change; infinite for a replica that cannot serve
@@ -58,27 +57,22 @@ Hot = tuple[float, ...]
     LATENCY,  # peak EWMA of ms to the first token, for the baselines
 ) = range(27)
 FIGURES = 27
-HOT = 13
-"""The first ones are all that a score is made of."""
 
 SMALL_KV = 0.05
 """Up to this share of the KV memory a prompt's effect on the barrier is taken as linear: half the work of the exact
 form, which is used for any longer prompt."""
 
 
-class Ask:
+class Ask(msgspec.Struct, kw_only=True, eq=False, gc=False):
     """What the formula needs to know of a request."""
 
-    __slots__ = ("limit_ms", "output_tokens", "per_byte", "prompt_tokens", "small")
-
-    def __init__(
-        self, *, prompt_tokens: float, output_tokens: float, per_byte: float, limit_ms: float = 0.0, small: bool = False
-    ) -> None:
-        self.prompt_tokens, self.output_tokens, self.per_byte = prompt_tokens, output_tokens, per_byte
-        self.limit_ms = limit_ms
-        """First token wanted within; 0 when nobody said."""
-        self.small = small
-        """See SMALL_KV."""
+    prompt_tokens: float
+    output_tokens: float
+    per_byte: float
+    limit_ms: float = 0.0
+    """First token wanted within; 0 when nobody said."""
+    small: bool = False
+    """See SMALL_KV."""
 
 
 def uncached(figures: Sequence[Array], ask: Ask, matched_bytes: Array | None) -> Array | float:
@@ -93,37 +87,48 @@ def uncached(figures: Sequence[Array], ask: Ask, matched_bytes: Array | None) ->
 
 
 def uncached_at(column: Column, ask: Ask, matched_bytes: float) -> float:
-    return max(1.0, ask.prompt_tokens - matched_bytes * column[HIT] * ask.per_byte)
+    left = ask.prompt_tokens - matched_bytes * column[HIT] * ask.per_byte
+    if left < 1.0:
+        return 1.0
+    return left
 
 
 def scan(
-    hots: Sequence[Hot], ask: Ask, matched_bytes: Sequence[float] | None, constants: Constants
-) -> tuple[list[float], list[float]]:
-    """Score and expected time to the first token of each of a few replicas, in ms; infinite where it cannot serve."""
+    columns: Sequence[Column], ask: Ask, matched_bytes: Sequence[float] | None, constants: Constants
+) -> list[float]:
+    """Score of each of a few replicas, in ms; infinite where it cannot serve."""
     prompt, output, per_byte, small = ask.prompt_tokens, ask.output_tokens, ask.per_byte, ask.small
-    context_tokens = prompt + output / 2.0
-    weight = constants.excess_tpot_weight * output
-    best = min([token + context * context_tokens for _, _, _, _, _, _, _, _, _, token, context, _, _ in hots])
-    fresh = max(1.0, prompt)
-    scores, times = [], []
-    for place, hot in enumerate(hots):
-        base, step, prefill, attention, room, ahead, used, kv_token, slope, token, context, hit, harm = hot
-        if base == inf:
-            scores.append(inf)
-            times.append(inf)
-            continue
+    context, weight = prompt + output / 2.0, constants.excess_tpot_weight * output
+    fresh, best = max(1.0, prompt), inf
+    scores = []
+    for place, column in enumerate(columns):
         if matched_bytes is not None:
-            fresh = prompt - matched_bytes[place] * hit * per_byte
+            fresh = prompt - matched_bytes[place] * column[HIT] * per_byte
             if fresh < 1.0:
                 fresh = 1.0
-        time = base + ceil(ahead + fresh * room) * step + fresh * (prefill + attention * (prompt - 0.5 * fresh))
-        if small:
-            time += slope * prompt
-        else:
-            time += kv_barrier_ms(used + kv_token * prompt, constants) - kv_barrier_ms(used, constants)
-        times.append(time)
-        scores.append(time + weight * (token + context * context_tokens - best) + harm * fresh)
-    return scores, times
+        pace = column[TOKEN] + column[CONTEXT] * context
+        if pace < best:
+            best = pace
+        growth = column[KV_SLOPE] * prompt if small else kv_growth_at(column, prompt, constants)
+        scores.append(
+            column[BASE]
+            + ceil(column[STEPS_AHEAD] + fresh * column[ROOM]) * column[SLOW_STEP]
+            + fresh * (column[SLOW_PREFILL] + column[HARM] + column[SLOW_ATTENTION] * (prompt - 0.5 * fresh))
+            + growth
+            + weight * pace
+        )
+    if not weight or best == inf:  # no pace counts; 0 x inf is no number, and less than none
+        return [min(inf, score) for score in scores]
+    least = weight * best
+    return [score - least for score in scores]
+
+
+def ttft_at(column: Column, ask: Ask, matched_bytes: float, constants: Constants) -> float:
+    """Expected milliseconds to the first token of one replica; infinite where it cannot serve."""
+    fresh, prompt = uncached_at(column, ask, matched_bytes), ask.prompt_tokens
+    time = column[BASE] + ceil(column[STEPS_AHEAD] + fresh * column[ROOM]) * column[SLOW_STEP]
+    time += fresh * (column[SLOW_PREFILL] + column[SLOW_ATTENTION] * (prompt - 0.5 * fresh))
+    return time + (column[KV_SLOPE] * prompt if ask.small else kv_growth_at(column, prompt, constants))
 
 
 def ttft_ms(figures: Sequence[Array], ask: Ask, fresh: Array | float, constants: Constants) -> Array:
@@ -146,14 +151,28 @@ def ttft_ms(figures: Sequence[Array], ask: Ask, fresh: Array | float, constants:
 def kv_barrier_ms(use: float, constants: Constants) -> float:
     """Grows without bound as the KV memory fills: an engine out of it preempts, and everything there waits. The part
     for the present use is in BASE."""
-    use = min(use, constants.kv_full)
+    if use > constants.kv_full:
+        use = constants.kv_full
     return constants.kv_barrier_ms * use / (1.0 - use)
 
 
-def kv_slope_ms(use: float, per_token: float, constants: Constants) -> float:
-    if use >= constants.kv_full:
-        return 0.0
-    return constants.kv_barrier_ms * per_token / (1.0 - use) ** 2
+def kv_price_ms(use: float, per_token: float, constants: Constants) -> tuple[float, float]:
+    """The barrier, and how fast it grows with a token of a small prompt, which never takes it beyond that of a full
+    memory: else a nearly full replica would look worse than a full one."""
+    weight, full = constants.kv_barrier_ms, constants.kv_full
+    most = weight * full / (1.0 - full)
+    if use >= full:
+        return most, 0.0
+    left = 1.0 - use
+    barrier, slope = weight * use / left, weight / (left * left)
+    chord = (most - barrier) / SMALL_KV
+    return barrier, per_token * min(chord, slope)
+
+
+def kv_growth_at(column: Column, prompt_tokens: float, constants: Constants) -> float:
+    used = column[KV_USED]
+    more = used + column[KV_TOKEN] * prompt_tokens
+    return kv_barrier_ms(more, constants) - kv_barrier_ms(used, constants)
 
 
 def kv_growth_ms(figures: Sequence[Array], ask: Ask, constants: Constants) -> Array:
@@ -195,16 +214,6 @@ def engine_parts_ms(column: Column, ask: Ask, fresh: float) -> tuple[float, floa
     attention = fresh * (ask.prompt_tokens - 0.5 * fresh) * column[SLOW_ATTENTION]
     prefill = (column[QUEUE] + fresh) * column[SLOW_PREFILL] + attention
     return steps * column[SLOW_STEP] / speed, prefill / speed + column[AHEAD]
-
-
-def penalties_ms(column: Column, ask: Ask, constants: Constants) -> float:
-    """What is in the score of a replica without being time: no prediction of the first token should contain it."""
-    used, more = column[KV_USED], column[KV_TOKEN] * ask.prompt_tokens
-    barrier = kv_barrier_ms(used, constants)
-    growth = column[KV_SLOPE] * ask.prompt_tokens
-    if not ask.small:
-        growth = kv_barrier_ms(used + more, constants) - barrier
-    return barrier + growth + column[HEALTH]
 
 
 def terms(figures: Sequence[Array], ask: Ask, matched_bytes: Array | None, constants: Constants) -> dict[str, Array]:

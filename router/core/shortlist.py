@@ -8,7 +8,6 @@ buckets cost the same per change and need no repair.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from math import inf, log2
 
 BUCKETS = 96
@@ -17,7 +16,9 @@ BUCKETS = 96
 def bucket_of(cost_ms: float) -> int:
     if cost_ms == inf:
         return BUCKETS
-    return min(BUCKETS - 1, max(0, int(4.0 * log2(max(cost_ms, 1.0)))))
+    if cost_ms <= 1.0:
+        return 0
+    return min(BUCKETS - 1, int(4.0 * log2(cost_ms)))
 
 
 class Shortlist:
@@ -50,13 +51,14 @@ class Shortlist:
             rows[at[1]] = last
             self._at[last] = at
 
-    def cheapest(self, count: int, chance: float) -> Iterator[int]:
+    def cheapest(self, count: int, chance: float) -> list[int]:
         """Up to `count` rows that can serve; `chance` in [0, 1) says where in a bucket to begin."""
-        for rows in self._buckets[:BUCKETS]:
-            if rows:
-                size = min(count, len(rows))
-                start = int(chance * len(rows))
-                yield from (rows[start : start + size] + rows[: max(0, start + size - len(rows))])
-                count -= size
-                if not count:
-                    return
+        found: list[int] = []
+        for rows in filter(None, self._buckets[:BUCKETS]):
+            size = min(count - len(found), len(rows))
+            start = int(chance * len(rows))
+            found += rows[start : start + size]
+            found += rows[: max(0, start + size - len(rows))]
+            if len(found) == count:
+                break
+        return found

@@ -8,33 +8,30 @@ from collections.abc import Collection
 
 from router.core.constants import Constants
 from router.core.explain import Record
-from router.core.flight import Plan
+from router.core.flight import Picked, Plan
 from router.core.group import Group
 from router.core.hold import Way
 from router.core.model import Decision, Shape, Verdict
 from router.core.pick import Found, why_out
-from router.core.replica import ReplicaState
-from router.core.score import NETWORK, UNCERTAINTY, engine_parts_ms, penalties_ms, uncached_at
+from router.core.score import LOAD, NETWORK, SPEED, UNCERTAINTY, engine_parts_ms, uncached_at
 
-
-class Picked(Decision, kw_only=True):
-    """A decision to send, with what `begin` needs, so that nothing is computed twice."""
-
-    state: ReplicaState
-    group: Group
-    plan: Plan
+SEND = Verdict.SEND
 
 
 def send(found: Found, keys: list[int], *, substitute: bool) -> Picked:
-    group, field, choice = found.group, found.field, found.choice
+    group, field, choice, state = found.group, found.field, found.choice, found.state
     ask, column, matched_bytes = field.ask, field.columns[choice.place], field.matched_at(choice.place)
+    prompt, name = ask.prompt_tokens, found.policy.name
     fresh = uncached_at(column, ask, matched_bytes)
     steps_ms, prefill_ms = engine_parts_ms(column, ask, fresh)
-    expected_ms = found.expected_ms - penalties_ms(column, ask, group.constants)
+    # What only orders replicas (full memory, health) is no time, and in no prediction.
+    expected_ms = column[NETWORK] + column[LOAD] + column[SPEED] * (steps_ms + prefill_ms)
+    if field.extra_ms is not None:
+        expected_ms += field.extra_ms[choice.place]
     p90_ms = group.checks.p90_ms(expected_ms, column[UNCERTAINTY])
     plan = Plan(
         keys=keys,
-        prompt_tokens=ask.prompt_tokens,
+        prompt_tokens=prompt,
         uncached=fresh,
         matched_tokens=matched_bytes * ask.per_byte,
         steps_ms=steps_ms,
@@ -43,22 +40,22 @@ def send(found: Found, keys: list[int], *, substitute: bool) -> Picked:
         expected_ms=expected_ms,
         p90_ms=p90_ms,
     )
-    how = "the second best, to see whether it still is" if choice.explored else f"the best by {found.policy.name}"
+    how = "the second best, to see whether it still is" if choice.explored else f"the best by {name}"
     equal = f", drawn from {choice.near} equal ones" if choice.near > 1 else ""
     instead = f", instead of the model asked for: {group.model}" if substitute else ""
     return Picked(
-        verdict=Verdict.SEND,
-        replica=found.state.record.replica,
-        policy=found.policy.name,
+        verdict=SEND,
+        replica=state.record.replica,
+        policy=name,
         expected_ttft_ms=expected_ms,
         expected_p90_ms=p90_ms,
         uncached_tokens=int(fresh),
-        prompt_tokens=int(ask.prompt_tokens),
+        prompt_tokens=int(prompt),
         runner_up=group.names[field.row(choice.runner_up)] if choice.runner_up >= 0 else "",
-        reason=f"{how} of {len(group)}{equal}{instead}",
+        reason=f"{how} of {len(group.replicas)}{equal}{instead}",
         explored=choice.explored,
         model=group.model if substitute else "",
-        state=found.state,
+        state=state,
         group=group,
         plan=plan,
     )
@@ -104,15 +101,4 @@ def record(found: Found, decision: Decision, *, model: str, exclude: Collection[
     if group.unable or field.out:
         excluded = why_out(group, field.rows or range(len(group)), exclude)
         excluded.pop(decision.replica, None)
-    return Record(
-        at=now,
-        model=model,
-        decision=decision,
-        ask=field.ask,
-        names=group.names,
-        rows=field.rows,
-        columns=field.columns if field.rows else list(field.columns),
-        matched=field.matched_bytes,
-        extra_ms=field.extra_ms,
-        excluded=excluded,
-    )
+    return Record(at=now, model=model, decision=decision, field=field, names_by_row=group.names, excluded=excluded)

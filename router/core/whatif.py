@@ -17,7 +17,7 @@ from router.core.explain import Record
 from router.core.model import Verdict
 from router.core.policies import POLICIES
 from router.core.policies.base import Contenders, Policy, Rng
-from router.core.score import BASE, HOT, KV_SLOPE, KV_TOKEN, KV_USED, READY, Column, kv_barrier_ms, kv_slope_ms
+from router.core.score import BASE, KV_SLOPE, KV_TOKEN, KV_USED, READY, Column, kv_barrier_ms, kv_price_ms
 
 REPLAYED = ("excess_tpot_weight", "kv_barrier_ms", "kv_full", "tie_ms", "tie_fraction")
 """Constants whose effect can be told from what is remembered; others were folded into the figures before."""
@@ -76,16 +76,16 @@ def _replayed(
     """Expected ms where it went, and where it would have gone, and the name of that when it is another and better by
     more than a tie; None for a decision that the policy could not have made."""
     names = list(record.names)
-    columns = record.columns
+    seen = record.field
+    columns = seen.columns
     if (constants.kv_barrier_ms, constants.kv_full) != (other.kv_barrier_ms, other.kv_full):
         columns = [_with_barrier(column, constants, other) for column in columns]
     field = Contenders(
-        columns,
-        record.ask,
-        hots=[tuple(column[:HOT]) for column in columns],
+        columns=columns,
+        ask=seen.ask,
         rows=None,
-        matched_bytes=record.matched,
-        extra_ms=record.extra_ms,
+        matched_bytes=seen.matched_bytes,
+        extra_ms=seen.extra_ms,
         out=[place for place, name in enumerate(names) if name in record.excluded],
         constants=other,
     )
@@ -104,8 +104,8 @@ def _replayed(
 
 def _with_barrier(column: Column, constants: Constants, other: Constants) -> Column:
     """The figures with another price of full memory folded in."""
-    new = column.copy()
+    new = list(column)
     used = column[KV_USED]
-    new[BASE] += kv_barrier_ms(used, other) - kv_barrier_ms(used, constants)
-    new[KV_SLOPE] = kv_slope_ms(used, column[KV_TOKEN], other)
-    return new
+    barrier, new[KV_SLOPE] = kv_price_ms(used, column[KV_TOKEN], other)
+    new[BASE] += barrier - kv_barrier_ms(used, constants)
+    return tuple(new)

@@ -60,12 +60,19 @@ class LoadWatch:
     """Runs a stream per node of the view."""
 
     def __init__(
-        self, channels: AgentChannels, dispatcher: Dispatcher, *, router_id: str, on_report: Callable[[], None]
+        self,
+        channels: AgentChannels,
+        dispatcher: Dispatcher,
+        *,
+        router_id: str,
+        on_report: Callable[[], None],
+        on_lost: Callable[[], None],
     ) -> None:
         self._channels = channels
         self._dispatcher = dispatcher
         self._router_id = router_id
         self._on_report = on_report
+        self._on_lost = on_lost
         self._wanted: dict[str, str] = {}
         self._changed = asyncio.Event()
         self.connected: set[str] = set()
@@ -109,6 +116,7 @@ class LoadWatch:
                 if node in self.connected:
                     self.connected.discard(node)
                     self._dispatcher.node_lost(node, asyncio.get_running_loop().time())
+                    self._on_lost()
             await asyncio.sleep(pause_s)
             pause_s = min(pause_s * 2, RECONNECT_S[1])
 

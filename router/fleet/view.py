@@ -25,6 +25,9 @@ from wire.records import (
 )
 from wire.registry import Change
 
+GONE_S = 600.0
+"""A model whose last replica vanished so lately is unavailable, not unknown: clients try a 503 again, and no 404."""
+
 
 class View(msgspec.Struct, frozen=True):
     fleet: Fleet = Fleet()
@@ -32,6 +35,8 @@ class View(msgspec.Struct, frozen=True):
     """By SHA-256 of the key, hex."""
     models: frozenset[str] = frozenset()
     """Names that can be asked for: of replicas in any state, and of adapters that policies add to them."""
+    gone: dict[str, float] = {}
+    """Names that could be asked for a short while ago, with the loop time when they vanished."""
     synced: bool = False
     """A first snapshot has come."""
 
@@ -59,18 +64,10 @@ def ready_beside(fleet: Fleet, left: Replica, tried: Collection[str]) -> bool:
     return any(could_take_over(other) for other in fleet.replicas.values() if other.replica not in tried)
 
 
-def with_answering(fleet: Fleet, before: Fleet, answering: Collection[str]) -> Fleet:
-    """The fleet, and of the one before it the nodes that are missing now although their agents still answer us.
-
-    A registry that lost its leases (restarted without data, restored from a backup) forgets nodes that run on; they
-    register again within a beat. Source: Eureka's self-preservation."""
-    missing = {n: node for n, node in before.nodes.items() if n not in fleet.nodes and n in answering}
-    if not missing:
-        return fleet
-    replicas = {
-        r: replica for r, replica in before.replicas.items() if replica.node in missing and r not in fleet.replicas
-    }
-    return msgspec.structs.replace(fleet, nodes=fleet.nodes | missing, replicas=fleet.replicas | replicas)
+def gone_since(now_known: View, before: View, *, now: float) -> dict[str, float]:
+    """Models without any replica or policy that had one within `GONE_S`: name -> when that ended."""
+    went = before.gone | dict.fromkeys(before.models, now)
+    return {name: at for name, at in went.items() if name not in now_known.models and now - at < GONE_S}
 
 
 class Beliefs:

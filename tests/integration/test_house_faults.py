@@ -129,7 +129,7 @@ async def test_the_loss_of_an_agent_for_as_long_as_its_engines_wait_for_it_touch
 async def test_a_full_disk_costs_no_stream_no_request_and_no_usage_record(at: House, known: Known, what: str) -> None:
     undisturbed(await through(at, known, what))
     page = await at.metrics()
-    assert (0, 0, 0) == tuple(page[f"switchyard_journal_{name}"] for name in ("blocked", "pending", "lost"))
+    assert (0, 0, 0) == tuple(page[f"switchyard_journal_{name}"] for name in ("blocked", "pending", "lost_total"))
 
 
 @pytest.mark.slow

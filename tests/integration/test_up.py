@@ -216,6 +216,25 @@ def test_ctrl_c_while_it_starts_leaves_nothing_behind(place: Place, moment: str)
     assert {} == place.left()
 
 
+def test_an_agent_that_is_killed_comes_back_and_finds_its_engines_at_work(place: Place) -> None:
+    terminal = place.terminal(*SMALL)
+    terminal.await_text("Ctrl-C stops everything")
+    engines = {pid for pid, line in place.left().items() if "engines.simulated" in line}
+    assert engines
+    os.kill(place.pid_of("-m node_agent --config"), signal.SIGKILL)
+    terminal.await_text("node-1 runs again")
+    deadline = time.monotonic() + LIMIT_S
+    while [("ready", 1)] != [
+        (replica["state"], replica["generation"])
+        for replica in json.loads(place.run("replicas", "--json").stdout)
+        if replica["model"] == "sim-chat"
+    ]:
+        assert time.monotonic() < deadline, place.run("replicas").stdout
+    assert engines == {pid for pid, line in place.left().items() if "engines.simulated" in line}
+    terminal.type("\x03")
+    assert 0 == terminal.ended()
+
+
 def test_a_killed_up_leaves_nothing_behind_and_the_next_one_starts_cleanly(place: Place) -> None:
     terminal = place.terminal(*SMALL, "--grace-s", "1")
     terminal.await_text("Ctrl-C stops everything")

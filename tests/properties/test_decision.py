@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 
 import numpy as np
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from router.core.constants import Constants
@@ -13,7 +13,7 @@ from router.core.dispatch import CoreDispatcher
 from router.core.ledger import Entry, Ledger
 from router.core.model import Ending, Flight, Shape, Verdict
 from router.core.policies import POLICIES
-from router.core.score import Ask, excess_ms, harm_ms, scan, terms, ttft_ms, uncached
+from router.core.score import Ask, excess_ms, harm_ms, scan, terms, ttft_at, ttft_ms, uncached
 from tests.router.core.fleets import dispatcher, fleet, load, replica, report, shape
 from wire.records import ModelPolicy, ModelState
 
@@ -38,6 +38,7 @@ def test_more_backlog_never_makes_a_replica_look_faster(one: float, other: float
 
 
 @small
+@example(one=1.0, other=0.96875, size=3516)
 @given(st.floats(0, 1), st.floats(0, 1), st.integers(0, 200_000))
 def test_fuller_memory_never_makes_a_replica_look_faster(one: float, other: float, size: int) -> None:
     times = []
@@ -128,9 +129,57 @@ def test_one_by_one_a_few_replicas_score_as_all_at_once(
     fresh = uncached(group.figures, ask, None if matched is None else np.array(matched))
     times = ttft_ms(group.figures, ask, fresh, CALM)
     whole = times + excess_ms(group.figures, ask, CALM) + harm_ms(group.figures, fresh)
-    scores, waits = scan(group.hots, ask, matched, CALM)
+    scores = scan(group.columns, ask, matched, CALM)
+    waits = [ttft_at(column, ask, matched[n] if matched else 0.0, CALM) for n, column in enumerate(group.columns)]
     np.testing.assert_allclose(scores, whole, rtol=1e-9, atol=1e-6)
     np.testing.assert_allclose(waits, times, rtol=1e-9, atol=1e-6)
+
+
+happenings = st.lists(
+    st.tuples(
+        st.sampled_from(["send", "send", "start", "start", "end", "report", "way"]),
+        st.integers(0, 30),
+        st.sampled_from((0.0, 0.01, 0.3, 1.0, 40.0)),
+        st.sampled_from(list(Ending)),
+    ),
+    max_size=40,
+)
+
+
+@small
+@given(happenings, st.integers(1, 3), st.booleans())
+def test_figures_made_anew_for_a_request_are_those_made_from_everything(
+    history: list[tuple[str, int, float, Ending]], routers: int, together: bool
+) -> None:
+    """A request renews what it changed; what else is known of the replica holds until there are news, or too long."""
+    replicas = [replica(name, node="n" if together else name) for name in "ab"]
+    core = CoreDispatcher(rng=random.Random(1))
+    core.apply(fleet(*replicas, routers=routers), 0.0)
+    group = core._belief.groups["m", False]
+    flights: list[Flight] = []
+    now = 0.0
+    for number, (what, which, passed, ending) in enumerate(history):
+        now += passed
+        flight = flights[which % len(flights)] if flights else None
+        if what == "send":
+            flights.append(core.begin(core.pick(shape(), now=now), shape(), now))
+        elif what == "start" and flight is not None:
+            flight.first_token(now)
+        elif what == "end" and flight is not None:
+            flight.end(ending, now, prompt_tokens=90, cached_tokens=which, output_tokens=which)
+        elif what == "report":
+            one = replicas[which % 2]
+            said = load(one.replica, running=which % 3, waiting=which % 2, kv_use=which / 30, kv_capacity_tokens=90_000)
+            core.report(report(said, node=one.node, sequence=number), now)
+        elif what == "way":
+            core.observe_rtt(replicas[which % 2].node, which / 1000.0)
+        for row in list(group._touched):
+            group.refresh_due(now)
+            state, renewed = group.present[row], group.columns[row]
+            outlook = state.outlook
+            group.refresh(state, now)
+            assert group.columns[row] == renewed
+            state.outlook = outlook
 
 
 @small

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from router.core.model import Fleet
-from router.fleet.view import Beliefs, served_models, with_answering
+from router.fleet.view import Beliefs, View, gone_since, served_models
 from wire.records import ModelPolicy, ModelState, Node, Record, Replica, Router, Tenant, encode, key
 from wire.registry import Change, Entry
 
@@ -56,18 +56,10 @@ def test_models_are_those_of_replicas_in_any_state_and_adapters_that_policies_ad
     assert {"m", "l1", "l2"} == served_models(fleet)
 
 
-def test_after_the_registry_forgot_everything_nodes_whose_agents_answer_stay() -> None:
-    before = Fleet(nodes={"n1": NODE, "n2": NODE}, replicas={"n1.0": REPLICA})
-    assert (["n1"], ["n1.0"]) == tuple(map(list, _held(Fleet(), before, {"n1"})))
-    assert ([], []) == tuple(map(list, _held(Fleet(), before, set())))
-
-
-def test_a_node_that_registered_again_is_taken_as_it_is_now() -> None:
-    before = Fleet(nodes={"n1": NODE}, replicas={"n1.0": REPLICA})
-    now = Fleet(nodes={"n1": NODE})
-    assert {} == with_answering(now, before, {"n1"}).replicas
-
-
-def _held(now: Fleet, before: Fleet, answering: set[str]) -> tuple[object, object]:
-    fleet = with_answering(now, before, answering)
-    return fleet.nodes, fleet.replicas
+def test_a_model_whose_last_replica_vanished_is_remembered_as_gone_for_ten_minutes() -> None:
+    there, empty = View(models=frozenset({"m", "n"})), View(models=frozenset({"n"}))
+    gone = View(models=empty.models, gone=gone_since(empty, there, now=100.0))
+    assert {"m": 100.0} == gone.gone
+    assert {"m": 100.0} == gone_since(empty, gone, now=699.0)
+    assert {} == gone_since(empty, gone, now=700.0)
+    assert {} == gone_since(there, gone, now=101.0)

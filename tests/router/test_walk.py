@@ -25,7 +25,7 @@ from tests.router.harness import (
     running_router,
     until,
 )
-from wire.records import ApiKey, ModelPolicy, ModelState, Task, Tenant
+from wire.records import ApiKey, ModelPolicy, ModelState, Task, Tenant, key
 
 SHOWN = b"".join([*ANSWER[:3], DONE])
 
@@ -114,6 +114,20 @@ async def test_models_lists_only_what_the_tenant_may_use_and_the_rest_does_not_e
         assert (404, "model_not_found") == error_of(await router.client.get("/v1/models/secret"))
         assert (404, "model_not_found") == error_of(await router.chat(model="secret"))
         assert (404, "model_not_found") == error_of(await router.chat(model="nowhere"))
+
+
+async def test_a_model_whose_last_replica_just_vanished_is_unavailable_and_not_unknown() -> None:
+    async with router_with(plays) as (router, engines):
+        await router.add_engine(engines[0], name="other.0", model="secret")
+        await router.put(Tenant(tenant="acme", models=("tiny",)))
+        for gone in router.app.watch.view.fleet.replicas.values():
+            await router.registry.delete(key(gone))
+        await until(lambda: not router.app.watch.view.models)
+        answer = await router.chat()
+        assert (503, "no_replica") == error_of(answer)
+        assert "5" == answer.headers["retry-after"]
+        assert "The last replica of 'tiny' left the registry" in answer.text
+        assert (404, "model_not_found") == error_of(await router.chat(model="secret"))
 
 
 @pytest.mark.parametrize(

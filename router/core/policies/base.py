@@ -10,10 +10,11 @@ from collections.abc import Sequence
 from math import inf
 from typing import Protocol
 
+import msgspec
 import numpy as np
 
 from router.core.constants import Constants
-from router.core.score import READY, Array, Ask, Column, Hot, scan, ttft_ms, uncached
+from router.core.score import READY, Array, Ask, Column, scan, ttft_at, ttft_ms, uncached
 
 
 class Rng(Protocol):
@@ -22,52 +23,22 @@ class Rng(Protocol):
         ...
 
 
-class Contenders:
+class Contenders(msgspec.Struct, kw_only=True, eq=False):
     """The replicas that a decision is made between, as figures, with what each has of the prompt."""
 
-    __slots__ = (
-        "_figures",
-        "_fresh",
-        "_times",
-        "_ttft",
-        "ask",
-        "columns",
-        "constants",
-        "extra_ms",
-        "hots",
-        "matched_bytes",
-        "out",
-        "rows",
-    )
-
-    def __init__(
-        self,
-        columns: Sequence[Column],
-        ask: Ask,
-        *,
-        hots: Sequence[Hot],
-        rows: Sequence[int] | None,
-        matched_bytes: Sequence[float] | None,
-        extra_ms: Sequence[float] | None,
-        out: Sequence[int],
-        constants: Constants,
-    ) -> None:
-        self.columns = columns
-        """The figures of each."""
-        self.ask = ask
-        self.hots = hots
-        """Those that make the rule's score."""
-        self.rows = rows
-        """Of each place, its row in the group; None when they are the same."""
-        self.matched_bytes = matched_bytes
-        self.extra_ms = extra_ms
-        self.out = out
-        """Places that may not be chosen: tried already, or barred for their health."""
-        self.constants = constants
-        self._times: list[float] | None = None
-        self._figures: list[Array] | None = None
-        self._fresh: Array | float | None = None
-        self._ttft: Array | None = None
+    columns: Sequence[Column]
+    """The figures of each."""
+    ask: Ask
+    rows: Sequence[int] | None
+    """Of each place, its row in the group; None when they are the same."""
+    matched_bytes: Sequence[float] | None
+    extra_ms: Sequence[float] | None
+    out: Sequence[int]
+    """Places that may not be chosen: tried already, or barred for their health."""
+    constants: Constants
+    _figures: list[Array] | None = None
+    _fresh: Array | float | None = None
+    _ttft: Array | None = None
 
     def row(self, place: int) -> int:
         return place if self.rows is None else self.rows[place]
@@ -76,18 +47,22 @@ class Contenders:
         return 0.0 if self.matched_bytes is None else self.matched_bytes[place]
 
     def ttft_at(self, place: int) -> float:
-        return float(self.ttft[place]) if self._times is None else self._times[place]
+        """Of one that may be chosen."""
+        time = ttft_at(self.columns[place], self.ask, self.matched_at(place), self.constants)
+        return time if self.extra_ms is None else time + self.extra_ms[place]
 
-    def scan(self) -> tuple[list[float], list[float]]:
-        """The rule's score and the expected time to the first token of each, in ms."""
-        scores, times = scan(self.hots, self.ask, self.matched_bytes, self.constants)
+    def scan(self) -> list[float]:
+        """The rule's score of each, in ms."""
+        scores = scan(self.columns, self.ask, self.matched_bytes, self.constants)
         if self.extra_ms is not None:
             scores = [score + extra for score, extra in zip(scores, self.extra_ms, strict=True)]
-            times = [time + extra for time, extra in zip(times, self.extra_ms, strict=True)]
         for place in self.out:
-            scores[place] = times[place] = inf
-        self._times = times
-        return scores, times
+            scores[place] = inf
+        return scores
+
+    def drop_arrays(self) -> None:
+        """Once the policy has spoken: the decision's record keeps the rest."""
+        self._figures = self._fresh = self._ttft = None
 
     @property
     def figures(self) -> list[Array]:

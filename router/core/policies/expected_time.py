@@ -18,12 +18,15 @@ class ExpectedTime:
     in_ms = True
 
     def score(self, contenders: Contenders, rng: Rng) -> Array | list[float]:
-        scores, times = contenders.scan()
-        limit = contenders.ask.limit_ms
-        if not limit:
-            return scores
-        columns = contenders.columns
-        in_time = [time * (1.0 + columns[place][UNCERTAINTY]) <= limit for place, time in enumerate(times)]
-        if not any(in_time):
-            return list(times)
-        return [score if soon else inf for score, soon in zip(scores, in_time, strict=True)]
+        scores = contenders.scan()
+        return _in_time(scores, contenders) if contenders.ask.limit_ms else scores
+
+
+def _in_time(scores: list[float], contenders: Contenders) -> list[float]:
+    """Of those that probably meet the deadline their scores, or every one's time when none does."""
+    limit, columns = contenders.ask.limit_ms, contenders.columns
+    times = [inf if score == inf else contenders.ttft_at(place) for place, score in enumerate(scores)]
+    in_time = [time * (1.0 + columns[place][UNCERTAINTY]) <= limit for place, time in enumerate(times)]
+    if not any(in_time):
+        return times
+    return [score if soon else inf for score, soon in zip(scores, in_time, strict=True)]

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import random
+from collections import deque
 
 from router.core.affinity import chain
 from router.core.constants import Constants
 from router.core.dispatch import CoreDispatcher
 from router.core.group import Group
-from router.core.model import Ending, Shape
+from router.core.model import Ending, Flight, Shape
 from router.core.pick import candidate_rows
 from router.core.score import Ask, scan
-from tests.router.core.fleets import dispatcher, load, replica, report
+from tests.router.core.fleets import dispatcher, load, replica, report, shape
 from wire.records import ModelState
 
 REPLICAS = 1000
@@ -71,8 +72,8 @@ def compared(seed: int, constants: Constants, *, decisions: int = 100) -> list[t
         prompt = rng.choice(texts) + rng.randbytes(rng.choice((0, 300, 2000)))
         ask: Ask = core._ask(group, Shape(request_id="r", model="m", prompt=prompt, max_tokens=200), 0.0)
         match = group.index.match(chain("m", prompt))
-        every, _ = scan(group.hots, ask, group.index.matched(match, range(REPLICAS)), constants)
-        rows, _ = candidate_rows(group, ask, match, rng=rng)
+        every = scan(group.columns, ask, group.index.matched(match, range(REPLICAS)), constants)
+        rows, _ = candidate_rows(group, ask, match, rng)
         found.append((min(every), min(every[row] for row in rows)))
     return found
 
@@ -91,3 +92,18 @@ def test_with_few_holders_and_few_with_little_to_do_the_best_is_missed_more_ofte
     narrow = Constants(holders=8, shortlist=8, strangers=4, scored=20)
     missed = {constants: sum(few > best for best, few in compared(0, constants)) for constants in (Constants(), narrow)}
     assert missed[Constants()] < missed[narrow]
+
+
+def test_without_reports_every_row_of_a_large_group_is_made_anew_while_requests_come() -> None:
+    core = dispatcher(*(replica(f"r{n}") for n in range(400)))
+    group = core._belief.groups["m", False]
+    begun, started = deque[Flight](), deque[Flight]()
+    for n in range(600):
+        now, asked = 0.005 * n, shape(prompt=n.to_bytes(2, "big") * 500)
+        begun.append(core.begin(core.pick(asked, now=now), asked, now))
+        if len(begun) > 30:
+            started.append(begun.popleft())
+            started[-1].first_token(now)
+        if len(started) > 60:
+            started.popleft().end(Ending.COMPLETE, now)
+    assert min(group._ages.values()) > 1.0

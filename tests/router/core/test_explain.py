@@ -113,7 +113,7 @@ def test_a_candidate_that_costs_next_to_nothing_is_said_to() -> None:
     core = dispatcher(replica("a"))
     core.pick(asked("q"), now=0.0)
     (record,) = core._records.of("q")
-    record.columns = [[float(figure == RAMP) for figure in range(FIGURES)]]
+    record.field.columns = [[float(figure == RAMP) for figure in range(FIGURES)]]
     assert "next to nothing" in core.story("q")
 
 

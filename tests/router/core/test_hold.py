@@ -20,6 +20,18 @@ def test_a_loading_model_is_held_for_what_is_left() -> None:
     assert 0.4 < held.retry_after_s < 0.5
 
 
+def test_of_two_that_are_equal_but_for_a_moment_the_one_that_is_ready_is_not_waited_for() -> None:
+    core = dispatcher(replica("a", ModelState.LOADING), replica("b"))
+    for _ in range(50):
+        core.observe_rtt("n-a", 0.001)
+        core.observe_rtt("n-b", 0.003)
+    core.report(report(load("a", state=ModelState.LOADING, load_remaining_s=0.0005)), 0.0)
+    core.report(report(load("b")), 0.0)
+    assert ["a", "b"] == [candidate.replica for candidate in core.explain(shape(), now=0.0)]
+    picked = core.pick(shape(), now=0.0)
+    assert (Verdict.SEND, "b") == (picked.verdict, picked.replica)
+
+
 def test_the_nearest_of_sleeping_replicas_is_woken_once() -> None:
     core = dispatcher(replica("a", ModelState.ON_DISK), replica("b", ModelState.SLEEPING))
     woken = core.pick(shape(), now=0.0)
