@@ -144,6 +144,7 @@ class _Connection:
         self.transport = _Wire()
         self.flow = Flow(self.transport)
         self.server_state = ServerState()
+        self.loop = asyncio.get_running_loop()
 
     def on_response_complete(self) -> None: ...
 
@@ -160,9 +161,11 @@ async def carrying(asked: Asked) -> EngineConnection:
         choices=1,
         course=_Course(),
         limits=Limits(answer_bytes=1 << 20, event_bytes=1 << 20),
+        loop=asyncio.get_running_loop(),
     )
     connection = EngineConnection("h:1")
     connection.connection_made(_Wire())
+    relay.attach(connection)
     connection.send(b"", b"", relay)
     head = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
     for data in (head, chunked(OPENING), chunked(EVENT)):

@@ -13,7 +13,7 @@ from router.course import explanation
 from router.downstream.stream import Outlet
 
 
-class Answer(msgspec.Struct, kw_only=True):
+class Answer(msgspec.Struct, kw_only=True, gc=False):
     code: Code
     status: int
     data: bytes = b""

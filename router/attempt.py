@@ -51,6 +51,7 @@ _ENDINGS = {
 }
 
 
+_BUSY, _FAILED = Code.ENGINE_BUSY, Ending.FAILED
 _LATE = (Code.FIRST_TOKEN_TIMEOUT, Code.STALLED)
 _HEAD = (
     b"POST %b HTTP/1.1\r\nhost: %b\r\ncontent-type: application/json\r\ncontent-length: %d\r\n"
@@ -133,7 +134,8 @@ class Attempts:
         self._rng = rng
         self._on_change = on_change
         """A first token came or an attempt ended: there is less work in engines."""
-        self._clock = asyncio.get_running_loop().time
+        self._loop = asyncio.get_running_loop()
+        self._clock = self._loop.time
         key = engine_key(settings.engine_api_key_file)
         self._authorization = b"authorization: Bearer %b\r\n" % key if key else b""
         self._limits = Limits(answer_bytes=settings.answer_limit_bytes, event_bytes=settings.event_limit_bytes)
@@ -172,7 +174,7 @@ class Attempts:
             del self.active[relay]
             self._settle(relay, job, flight)
             self._on_change()
-            if attempt.code is Code.ENGINE_BUSY:
+            if attempt.code is _BUSY:
                 self._busy.note(call.model, job.replica.replica, relay.retry_after_s, attempt.ended)
         return relay
 
@@ -208,7 +210,15 @@ class Attempts:
 
     def _relay(self, call: Call, client: Outlet, job: Job, attempt: Attempt, flight: Flight) -> Relay:
         course = Course(call, client, job, flight, self._on_change, self._heard, self._elsewhere)
-        return Relay(attempt, client, editor=job.editor, choices=job.choices, course=course, limits=self._limits)
+        return Relay(
+            attempt,
+            client,
+            editor=job.editor,
+            choices=job.choices,
+            course=course,
+            limits=self._limits,
+            loop=self._loop,
+        )
 
     def _another_could(self, call: Call) -> bool:
         """A replica that has not been tried for this call could take it."""
@@ -262,7 +272,7 @@ class Attempts:
         attempt.impatient = impatient(relay, job)
         attempt.usage = used = job.editor.cost() or usage_of(relay)
         flight.end(
-            Ending.CANCELLED if attempt.impatient else _ENDINGS.get(attempt.code, Ending.FAILED),
+            Ending.CANCELLED if attempt.impatient else _ENDINGS.get(attempt.code, _FAILED),
             attempt.ended,
             prompt_tokens=used.prompt_tokens if used else 0,
             cached_tokens=used.cached_tokens if used else -1,

@@ -33,6 +33,9 @@ from wire.records import Tenant
 
 log = logging.getLogger(__name__)
 
+_LEFT = Answer(code=Code.CLIENT_GONE, status=499)
+"""Of a request whose client left before it ended otherwise."""
+
 GONE_RETRY_S = 5.0
 """An agent that lost its lease, or was started again, registers within seconds."""
 
@@ -60,7 +63,7 @@ class Pipeline:
 
     async def run(self, call: Call, client: ClientStream) -> None:
         """Serve one request and leave exactly one record of it."""
-        answer = Answer(code=Code.CLIENT_GONE, status=499)
+        answer = _LEFT
         self._instruments.open_calls += 1
         try:
             answer = await self._walk(call, client)

@@ -7,7 +7,6 @@ the attempt's outcome and wakes the walk, which decides what comes next.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 from typing import Protocol
 
 import msgspec
@@ -16,9 +15,9 @@ from router.call import Attempt
 from router.core import events, stall
 from router.core.errors import Code
 from router.core.events import EventTooLarge, Seen, Splitter, Trouble
+from router.core.run import Take, nothing_usual
 from router.core.seam import Diverged
 from router.downstream.stream import Outlet, _ignore
-from router.resume import nothing_usual
 from router.upstream.connection import EngineConnection, Headers
 
 _TROUBLE = {
@@ -37,8 +36,13 @@ class Editor(Protocol):
     """What the client gets of the engine's events: a cut on the first leg, a splice on a resumed one (resume.py)."""
 
     @property
-    def take(self) -> Callable[[bytes], bytes | None]:
+    def take(self) -> Take:
         """Of one usual event behind another, never empty; None for all else, and for a part of an event."""
+        ...
+
+    @property
+    def taken(self) -> int:
+        """How many events `take` has taken."""
         ...
 
     def quick(self, block: bytes) -> bytes | None:
@@ -89,6 +93,7 @@ class Relay:
         "_editor",
         "_last",
         "_limits",
+        "_looked_at",
         "_splitter",
         "_take",
         "_total_until",
@@ -99,7 +104,6 @@ class Relay:
         "attempt",
         "choices_left",
         "done",
-        "events",
         "quiet_since",
         "retry_after_s",
         "swept_events",
@@ -116,9 +120,9 @@ class Relay:
         choices: int,
         course: Course,
         limits: Limits,
+        loop: asyncio.AbstractEventLoop,
     ) -> None:
         """Limits of time are checked by the sweep, so they hold to a quarter second."""
-        loop = asyncio.get_running_loop()
         self.attempt = attempt
         self.done: asyncio.Future[None] = loop.create_future()
         """Resolved when nothing more will come; the attempt then holds code, status and detail."""
@@ -128,7 +132,6 @@ class Relay:
         self.answer = b""
         """An answer that is no stream: the engine's error, or JSON where a stream was asked for."""
         self.retry_after_s = 0.0
-        self.events = 0
         self.swept_events = 0
         self.quiet_since = attempt.started
         self.usage = b""
@@ -140,6 +143,8 @@ class Relay:
         self._connection: EngineConnection | None = None
         self._editor = editor
         self._take = editor.take
+        self._looked_at = 0
+        """Events that were not taken as usual ones."""
         self._course = course
         self._limits = limits
         self._total_until = self._usual_s = 0.0
@@ -148,6 +153,11 @@ class Relay:
         """What will be the tail, as the engine sent it."""
         self._whole: list[bytes] | None = None
         self._whole_bytes = 0
+
+    @property
+    def events(self) -> int:
+        """Data events that came."""
+        return self._looked_at + self._editor.taken
 
     def attach(self, connection: EngineConnection) -> None:
         """Reading from the engine follows the client's pace once a stream has begun."""
@@ -163,6 +173,7 @@ class Relay:
 
     def detach(self) -> None:
         """The connection goes to others: a client that gets slow must not stop theirs."""
+        self._lengthen()
         if self._connection is not None and self._client.on_pause == self._connection.pause:
             self._client.on_pause = self._client.on_resume = _ignore
 
@@ -182,11 +193,14 @@ class Relay:
         else:
             self._splitter = Splitter(self._limits.event_bytes)
             self.lead()
+            if self._connection is not None:
+                self._connection.streams()
 
     def body(self, data: bytes) -> None:
         if not self._splitter.held and (out := self._take(data)) is not None:
-            self.events += 1
             self._client.write(out)
+            if self._client.chunks is not None and self._connection is not None:
+                self._connection.shorten(self._take, self._client)
         elif self._whole is not None:
             self._collect(data)
         elif not self.done.done():
@@ -211,6 +225,7 @@ class Relay:
         self.attempt.code, self.attempt.detail = code, detail
         self.attempt.ended = self._clock()
         self._take = nothing_usual
+        self._lengthen()
         if not gone:
             self.done.set_result(None)
 
@@ -243,7 +258,13 @@ class Relay:
 
     # How
 
+    def _lengthen(self) -> None:
+        if self._connection is not None:
+            self._connection.lengthen()
+
     def _split(self, data: bytes) -> None:
+        """What is no usual event, or not one alone. The way is short again behind the next that is."""
+        self._lengthen()
         try:
             block = self._splitter.feed(data)
             if block.find(b"\n\n") + 2 == len(block):
@@ -263,7 +284,7 @@ class Relay:
             return
         if not self.events:
             self._begin()
-        self.events += 1
+        self._looked_at += 1
         if out:
             self._client.write(out)
 
@@ -272,7 +293,6 @@ class Relay:
         usual: list[bytes] = []
         for event in found:
             if (out := self._take(event)) is not None:
-                self.events += 1
                 usual.append(out)
                 continue
             if usual:
@@ -289,7 +309,7 @@ class Relay:
         seen: Seen = events.examine(block)
         if seen.events and not self.events:
             self._begin()
-        self.events += seen.events
+        self._looked_at += seen.events
         self.choices_left -= seen.finished
         self.usage = seen.usage or self.usage
         good, too_early = seen.good, seen.done and self.choices_left > 0

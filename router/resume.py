@@ -11,7 +11,7 @@ import re
 from router.core.asked import Asked, cut_for, prepare
 from router.core.continuation import Plan, Way, plan, settle, unsettled
 from router.core.events import DONE
-from router.core.run import Run
+from router.core.run import Run, nothing_usual
 from router.core.splice import Splice, closing
 from router.core.transcript import Transcript
 from router.core.usage import Usage, charged
@@ -99,11 +99,6 @@ class Story:
         return charged(self.fold(), prompt_estimate=prompt_estimate)
 
 
-def nothing_usual(block: bytes) -> bytes | None:
-    """Of a leg all of whose events need a closer look."""
-    return None
-
-
 class FirstLeg:
     """The client gets what the engine sends, less what only we asked for."""
 
@@ -115,6 +110,10 @@ class FirstLeg:
         self.take = story.run.take if single else nothing_usual
         self._story = story
         self._quick = story.cut.quick if single else nothing_usual
+
+    @property
+    def taken(self) -> int:
+        return self._story.run.taken
 
     def quick(self, block: bytes) -> bytes | None:
         out = self._quick(block)
@@ -136,6 +135,8 @@ class SplicedLeg:
     """The client gets what it does not have yet, in the first engine's words."""
 
     __slots__ = ("_splice", "_story", "take")
+
+    taken = 0
 
     def __init__(self, story: Story, splice: Splice) -> None:
         self.take = nothing_usual
@@ -162,8 +163,8 @@ class WholeLeg:
 
     __slots__ = ()
 
-    def take(self, block: bytes) -> bytes | None:
-        return None
+    take = staticmethod(nothing_usual)
+    taken = 0
 
     def quick(self, block: bytes) -> bytes | None:
         return None

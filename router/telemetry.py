@@ -23,6 +23,7 @@ from router.call import Attempt, Call, Return, served_model
 from router.core.errors import Cause, Code, row
 
 OPERATIONS = {"chat": "chat", "completions": "text_completion", "embeddings": "embeddings"}
+_NOT_THE_CLIENTS = (Cause.UPSTREAM, Cause.US)
 _SAMPLED = TraceFlags(TraceFlags.SAMPLED)
 _SCOPE = InstrumentationScope("switchyard.router")
 
@@ -70,7 +71,7 @@ class Tracer:
     def _remarkable(self, call: Call) -> bool:
         return (
             len(call.attempts) > 1
-            or row(call.code).cause in (Cause.UPSTREAM, Cause.US)
+            or row(call.code).cause in _NOT_THE_CLIENTS
             or call.ended - call.arrived > self._slow_s
         )
 
@@ -86,7 +87,7 @@ class Tracer:
         times: tuple[int, int],
         events: Sequence[Event] = (),
     ) -> None:
-        failed = row(code).cause in (Cause.UPSTREAM, Cause.US)
+        failed = row(code).cause in _NOT_THE_CLIENTS
         if code is not Code.OK:
             attributes["error.type"] = code.value
         self._processor.on_end(

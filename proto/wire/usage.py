@@ -9,7 +9,7 @@ from __future__ import annotations
 import msgspec
 
 
-class AttemptUsage(msgspec.Struct, kw_only=True, omit_defaults=True):
+class AttemptUsage(msgspec.Struct, kw_only=True, omit_defaults=True, gc=False):
     """What one engine did for the request; the tenant is charged for the request, not for attempts."""
 
     replica: str
@@ -25,7 +25,7 @@ class AttemptUsage(msgspec.Struct, kw_only=True, omit_defaults=True):
     """Made by this engine for this attempt, dropped repetitions included; events where it reported no usage."""
 
 
-class UsageRecord(msgspec.Struct, kw_only=True):
+class UsageRecord(msgspec.Struct, kw_only=True, gc=False):
     event_id: str
     request_id: str
     region: str

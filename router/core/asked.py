@@ -38,9 +38,10 @@ class Endpoint(enum.StrEnum):
 
     @classmethod
     def of(cls, path: str) -> Endpoint:
-        return _BY_PATH.get(path, cls.OTHER)
+        return _BY_PATH.get(path, _OTHER)
 
 
+_OTHER, _COMPLETIONS = Endpoint.OTHER, Endpoint.COMPLETIONS
 _BY_PATH = {str(endpoint): endpoint for endpoint in (Endpoint.CHAT, Endpoint.COMPLETIONS)}
 
 
@@ -57,7 +58,7 @@ class StreamOptions(msgspec.Struct):
     continuous_usage_stats: bool | None = None
 
 
-class Params(msgspec.Struct, kw_only=True):
+class Params(msgspec.Struct, kw_only=True, gc=False):
     """The fields we read, by their names in the body. None and JSON null both mean "not given". What is raw is a view
     of the body, no copy."""
 
@@ -88,7 +89,7 @@ class Params(msgspec.Struct, kw_only=True):
     structured_outputs: msgspec.Raw = _NULL
 
 
-class Asked(msgspec.Struct, frozen=True):
+class Asked(msgspec.Struct, frozen=True, gc=False):
     """One request as it came."""
 
     endpoint: Endpoint
@@ -116,7 +117,7 @@ class Asked(msgspec.Struct, frozen=True):
     @property
     def limit(self) -> int | None:
         """Tokens each choice may have; None leaves it to the engine, which then fills the context."""
-        if self.endpoint is Endpoint.COMPLETIONS:
+        if self.endpoint is _COMPLETIONS:
             return COMPLETIONS_LIMIT if self.params.max_tokens is None else self.params.max_tokens
         limit = self.params.max_completion_tokens
         return self.params.max_tokens if limit is None else limit

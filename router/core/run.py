@@ -1,8 +1,9 @@
 """The usual token event of a stream with one choice: told, cut and kept by its bytes, nothing decoded.
 
 The events of one stream are the same bytes but for their text and their token id. So when one has been read, the next
-are compared with it: two searches find text and id, and only these are kept, as they stand in the JSON, until somebody
-wants to know (Transcript.take_run). A token then costs its text and its id's digits instead of a whole event.
+are compared with it: one search finds text and id, and only these are kept, as they stand in the JSON, until somebody
+wants to know (Transcript.take_run). A token then costs its text and its id's digits instead of a whole event. An event
+that came as one chunk of HTTP is given as one, so that nothing else has to look at it.
 
 Why bytes are proof: the pattern is all of an event but the text and the id, and it ends the text at a quote. A text
 that has no bare quote in it and does not end in a backslash can end nowhere else, and digits are a number. What a text
@@ -14,10 +15,12 @@ from __future__ import annotations
 
 import re
 from array import array
+from typing import Protocol
 
 import msgspec
 
 from router.core.chunks import TokenId
+from router.core.framing import LINES
 
 _USUAL = re.compile(
     rb'(data: \{"id":"[^"\\]*","object":"[^"\\]*","created":\d+,"model":"[^"\\]*","choices":\[\{"index":0,'
@@ -31,17 +34,39 @@ the ids."""
 _IDS = b',"token_ids":['
 _CLOSING = b"]}]}\n\n"
 _NO_IDS = b',"token_ids":null}]}\n\n'
+_CHUNK_CLOSING = _CLOSING + b"\r\n"
+_LINE_FEED, _QUOTE, _BACKSLASH = b'\n"\\'
+
+
+class Take(Protocol):
+    """What becomes of one usual event: `Run.take`, or `nothing_usual`."""
+
+    def __call__(self, data: bytes, skip: int = 0, /) -> bytes | None: ...
 
 
 class Run:
     """Usual events in a row, in the order they came."""
 
-    __slots__ = ("_before", "_behind", "_cut", "_cuts", "_gap", "_ids", "_named", "_start", "_text", "channel", "count")
+    __slots__ = (
+        "_before",
+        "_behind",
+        "_cut",
+        "_cuts",
+        "_drained",
+        "_gap",
+        "_ids",
+        "_named",
+        "_start",
+        "_text",
+        "channel",
+        "taken",
+    )
 
     def __init__(self, *, cut_ids: bool) -> None:
         self.channel = ""
-        self.count = 0
-        """Events taken and not drained yet."""
+        self.taken = 0
+        """Events, from the first on."""
+        self._drained = 0
         self._cuts = cut_ids
         self._before = b"?"
         self._start = 0
@@ -51,6 +76,11 @@ class Run:
         self._cut = b""
         self._text = bytearray()
         self._ids = bytearray()
+
+    @property
+    def count(self) -> int:
+        """Events taken and not drained yet."""
+        return self.taken - self._drained
 
     def learn(self, block: bytes) -> None:
         """Take the next events for usual that are like this one. Asked for an event that `take` did not take; nothing
@@ -65,44 +95,54 @@ class Run:
         self._named = ids.endswith(b"]")
         self._behind = behind + _IDS if self._named else behind + ids + b"}]}\n\n"
         self._gap = len(self._behind)
-        self._cut = behind + _NO_IDS
+        self._cut = behind + _NO_IDS + b"\r\n"
 
-    def take(self, block: bytes) -> bytes | None:
-        """The client's bytes of a usual event, which is then kept; None for any other, of which nothing is kept."""
-        if not block.startswith(self._before):
+    def take(self, data: bytes, skip: int = 0) -> bytes | None:
+        """The client's bytes of a usual event, which is then kept; None for any other, of which nothing is kept.
+
+        With `skip`, the length of its size line, the event is one chunk of HTTP, of less than LIMIT_BYTES, and so is
+        what it gives."""
+        start = skip + self._start
+        at = data.rfind(self._behind, start)
+        if at <= start or not data.startswith(self._before, skip):
             return None
-        at = block.rfind(self._behind, self._start)
-        word = block[self._start : at]
-        if at <= self._start or word.find(b"\n") >= 0 or word.endswith(b"\\"):
+        word = data[start:at]
+        if _LINE_FEED in word or ((_BACKSLASH in word or _QUOTE in word) and not _ends_nowhere(word)):
             return None
-        if word.find(b'"') >= 0 and not _all_escaped(word):
-            return None
-        if not self._named:
-            if at + self._gap != len(block):
-                return None
-        else:
-            digits = block[at + self._gap : -6]
-            if not digits.isdigit() or not block.endswith(_CLOSING):
+        rest = data[at + self._gap :]
+        if self._named:
+            digits = rest.removesuffix(_CHUNK_CLOSING if skip else _CLOSING)
+            if not digits.isdigit():
                 return None
             self._ids += digits
             self._ids += b","
             if self._cuts:
-                block = block[:at] + self._cut
+                whole = data[skip:at] + self._cut
+                data = LINES[len(whole) - 2] + whole if skip else whole[:-2]
+        elif rest != (b"\r\n" if skip else b""):
+            return None
         self._text += word
-        self.count += 1
-        return block
+        self.taken += 1
+        return data
 
     def drain(self) -> tuple[str, array[int]]:
         """Text and ids of all events since the last time; the ids are empty where the engine names none. Raises
         msgspec.DecodeError (or UnicodeDecodeError) when something in them was no JSON; they are gone then."""
         text, ids = self._text, self._ids
-        self._text, self._ids, self.count = bytearray(), bytearray(), 0
+        self._text, self._ids, self._drained = bytearray(), bytearray(), self.taken
         return _decode_text(b'"' + text + b'"'), array("I", _decode_ids(b"[" + ids[:-1] + b"]"))
 
 
-def _all_escaped(word: bytes) -> bool:
-    """Whether no quote in it ends a text, as far as two counts tell."""
-    return word.count(b'"') == word.count(b'\\"') and word.find(b"\\\\") < 0
+def nothing_usual(data: bytes, skip: int = 0) -> bytes | None:
+    """Of an answer all of whose parts need a closer look."""
+    return None
+
+
+def _ends_nowhere(word: bytes) -> bool:
+    """Whether no quote or backslash in it ends a text, as far as two counts tell."""
+    if word.endswith(b"\\"):
+        return False
+    return b'"' not in word or (word.count(b'"') == word.count(b'\\"') and b"\\\\" not in word)
 
 
 _decode_text = msgspec.json.Decoder(str).decode

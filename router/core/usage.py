@@ -25,7 +25,10 @@ class Source(enum.StrEnum):
     """By us, without ids: the prompt from its size, output as events that carried text."""
 
 
-class Usage(msgspec.Struct, frozen=True, kw_only=True):
+_ENGINE = Source.ENGINE
+
+
+class Usage(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     prompt_tokens: int = 0
     cached_tokens: int = -1
     """Of the prompt, found in the engine's prefix cache; -1 when nobody told."""
@@ -66,7 +69,7 @@ def read(raw: bytes) -> Usage | None:
         cached_tokens=-1 if cached is None else cached,
         output_tokens=wire.completion_tokens,
         reasoning_tokens=-1 if thought is None else thought,
-        source=Source.ENGINE,
+        source=_ENGINE,
     )
 
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, RequestResponseCycle
 
 from router.downstream.light import Signal
-from router.downstream.stream import ClientStream, Headers, Named, _ignore, declared_length, read_body, too_large
+from router.downstream.stream import ClientStream, Headers, Named, _drop, _ignore, declared_length, read_body, too_large
 
 if TYPE_CHECKING:
     from router.downstream.protocol import RouterProtocol
@@ -41,8 +41,10 @@ class DirectStream(RequestResponseCycle):
         "_chunked",
         "_event",
         "_head",
+        "_loop",
         "_task",
         "body",
+        "chunks",
         "default_headers",
         "endpoint",
         "flow",
@@ -83,6 +85,7 @@ class DirectStream(RequestResponseCycle):
         self.on_pause: Callable[[], None] = _ignore
         self.on_resume: Callable[[], None] = _ignore
         self.on_lost: Callable[[], None] | None = None
+        self.chunks: Callable[[bytes], None] | None = None
         self.headers = headers
         self.endpoint = endpoint
         """None for a request that goes through ASGI."""
@@ -98,6 +101,7 @@ class DirectStream(RequestResponseCycle):
         self.response_complete = False
         self._head = b""
         self._chunked = False
+        self._loop = connection.loop
         self._task: asyncio.Task[Any] | None = None
         self._event: Signal | None = None
 
@@ -139,7 +143,7 @@ class DirectStream(RequestResponseCycle):
 
     async def serve(self, handler: Callable[..., Awaitable[None]], *arguments: Any) -> None:
         """Run the handler; a client that leaves cancels it, and that is no error."""
-        task = self._task = asyncio.current_task()
+        task = self._task = asyncio.current_task(self._loop)  # asked without it, it asks the kernel for the process
         assert task is not None
         try:
             if self.disconnected:
@@ -190,6 +194,8 @@ class DirectStream(RequestResponseCycle):
         if self._head:
             self.transport.write(self._head + self._framed(data))
             self._head = b""
+            if self._chunked:
+                self.chunks = self.transport.write
         elif self._chunked:
             self.transport.write(b"%x\r\n%b\r\n" % (len(data), data))
         else:
@@ -209,13 +215,13 @@ class DirectStream(RequestResponseCycle):
     def cut(self, data: bytes) -> None:
         self.keep_alive = False
         self.end(data)
-        self.gone, self.on_lost = True, None
+        self.gone, self.on_lost, self.chunks = True, None, _drop
         if self.transport.get_write_buffer_size():  # half open, or too slow: closing would wait for it
             self.transport.abort()
 
     def lost(self) -> None:
         """The connection is gone: wake whoever serves the request, wherever it waits."""
-        self.gone = True
+        self.gone, self.chunks = True, _drop
         if self.on_lost is not None:
             self.on_lost()
         elif self._task is not None:

@@ -7,6 +7,7 @@ the news travels, stop listening, let streams end up to a limit, end what is lef
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import signal
 import ssl
@@ -24,6 +25,8 @@ from router.settings import RouterSettings
 log = logging.getLogger(__name__)
 
 POLL_S = 0.05
+DATE_S = 1.0
+"""The Date header says a new second so often."""
 FORCED_EXIT_S = 5.0
 """For connections to close after the last stream was ended."""
 
@@ -35,6 +38,7 @@ class RouterServer(uvicorn.Server):
         super().__init__(config)
         self._on_signal = on_signal
         self._signals = 0
+        self._ending = asyncio.Event()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         self._signals += 1
@@ -44,7 +48,20 @@ class RouterServer(uvicorn.Server):
         self._on_signal()
 
     def leave_at_once(self) -> None:
-        self.should_exit = self.force_exit = True
+        self.force_exit = True
+        self.end()
+
+    def end(self) -> None:
+        """Stop listening, and return when the answers under way have ended."""
+        self.should_exit = True
+        self._ending.set()
+
+    async def main_loop(self) -> None:
+        """As uvicorn's, which looks ten times a second whether it is to end; here that is told."""
+        while not await self.on_tick(0):
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(DATE_S):
+                    await self._ending.wait()
 
     def stop_listening(self) -> None:
         """Only that: connections go on being served."""
@@ -144,7 +161,7 @@ class Shutdown:
         await leave()
         if not server.force_exit:
             await asyncio.sleep(self._notice_s)
-        server.should_exit = True
+        server.end()
         clock = asyncio.get_running_loop().time
         until = clock() + self._limit_s
         while open_calls() and clock() < until and not server.force_exit:

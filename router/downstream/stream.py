@@ -26,6 +26,9 @@ HIGH_WATER_BYTES = 64 * 1024
 def _ignore() -> None: ...
 
 
+def _drop(data: bytes) -> None: ...
+
+
 class Outlet(Protocol):
     """Where an answer goes."""
 
@@ -35,6 +38,12 @@ class Outlet(Protocol):
     """Status and headers are out: from here on only whole events may follow."""
     on_pause: Callable[[], None]
     on_resume: Callable[[], None]
+
+    @property
+    def chunks(self) -> Callable[[bytes], None] | None:
+        """Takes whole chunks of HTTP, with their framing; None where the body does not go out in chunks, or not yet.
+        Asked for with each chunk: it changes when the client leaves."""
+        ...
 
     @property
     def paused(self) -> bool:
@@ -105,6 +114,9 @@ async def read_body(receive: Receive, *, declared_bytes: int, limit_bytes: int) 
 
 class AsgiStream:
     """The stream under any ASGI server: one pump sends what was written, one listener waits for the disconnect."""
+
+    chunks = None
+    """The server frames."""
 
     def __init__(self, scope: Message, receive: Receive, send: Send) -> None:
         self.gone = False

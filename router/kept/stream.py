@@ -26,6 +26,9 @@ TAKEN_OVER = broken_answer(Code.SUPERSEDED, "its client came back on another con
 class KeptStream:
     """The outlet of one walk. Made in the walk's task, with the connection that the request came on."""
 
+    chunks = None
+    """Each event gets its number first."""
+
     def __init__(self, call: Call, client: ClientStream, *, handle: str, window_s: float, limit_bytes: int) -> None:
         loop = asyncio.get_running_loop()
         self.gone = False

@@ -7,26 +7,16 @@ send token events, is taken out of its framing by hand; everything else goes thr
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import Any, Protocol
 
 import httptools
 
+from router.core.framing import LIMIT_BYTES, LINES_OF_READS
+from router.core.run import Take, nothing_usual
+from router.upstream.acks import acknowledge_late
+
 Headers = list[tuple[bytes, bytes]]
-
-CHUNK_LIMIT_BYTES = 4096
-"""Larger reads go through the parser: it costs them little."""
-
-
-def _size_line(size: int) -> bytes:
-    """How a read of this size begins that is one whole chunk with content and no extension, as uvicorn writes it."""
-    for digits in (1, 2, 3):
-        content = size - digits - 4
-        if content > 0 and len(line := b"%x\r\n" % content) == digits + 2:
-            return line
-    return b"no chunk has this size"
-
-
-_SIZE_LINES = tuple(map(_size_line, range(CHUNK_LIMIT_BYTES)))
 
 
 class Receiver(Protocol):
@@ -45,12 +35,23 @@ class Receiver(Protocol):
         ...
 
 
+class Sink(Protocol):
+    """Where chunks go that need no receiver."""
+
+    @property
+    def chunks(self) -> Callable[[bytes], None] | None:
+        """Takes whole chunks, with their framing."""
+        ...
+
+
 class EngineConnection(asyncio.Protocol):
     __slots__ = (
         "_headers",
         "_parser",
+        "_recast",
         "_receiver",
         "_short",
+        "_sink",
         "_transport",
         "address",
         "answered",
@@ -78,6 +79,8 @@ class EngineConnection(asyncio.Protocol):
         self._headers: Headers = []
         self._short = False
         """The parser stands between two chunks of a chunked body."""
+        self._recast: Take = nothing_usual
+        self._sink: Sink | None = None
 
     @property
     def open(self) -> bool:
@@ -94,6 +97,20 @@ class EngineConnection(asyncio.Protocol):
         self.answered = False
         self.used += 1
         self._transport.writelines((head, body))
+
+    def streams(self) -> None:
+        """What comes now is many small parts."""
+        if self._transport is not None:
+            acknowledge_late(self._transport)
+
+    def shorten(self, recast: Take, sink: Sink) -> None:
+        """From now on a read that is one chunk goes past the receiver if `recast`, which gets the read and the length
+        of its size line, makes a chunk for the sink of it."""
+        self._recast, self._sink = recast, sink
+
+    def lengthen(self) -> None:
+        """Everything goes to the receiver again."""
+        self._recast, self._sink = nothing_usual, None
 
     def pause(self) -> None:
         """Stop reading: the client does not keep up. The engine's own send buffer then fills, and it waits."""
@@ -119,12 +136,16 @@ class EngineConnection(asyncio.Protocol):
         self._transport = transport  # type: ignore[assignment]
 
     def data_received(self, data: bytes) -> None:
-        self.answered = True
-        if self._short and (size := len(data)) < CHUNK_LIMIT_BYTES:
-            line = _SIZE_LINES[size]
-            if data.startswith(line) and data.endswith(b"\r\n"):
-                self._receiver.body(data[len(line) : -2])  # type: ignore[union-attr]  # between chunks there is one
+        if self._short and (size := len(data)) < LIMIT_BYTES and data.startswith(line := LINES_OF_READS[size]):
+            skip, recast = len(line), self._recast  # what an attribute holds is called sooner by way of a local name
+            if (chunk := recast(data, skip)) is not None:
+                write = self._sink.chunks  # type: ignore[union-attr]  # there is one that takes them
+                write(chunk)  # type: ignore[misc]
                 return
+            if data.endswith(b"\r\n"):
+                self._receiver.body(data[skip:-2])  # type: ignore[union-attr]  # between chunks there is one
+                return
+        self.answered = True
         try:
             self._parser.feed_data(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from router.call import Attempt
 from router.core.asked import read
 from router.core.errors import Code
-from router.core.events import DONE
+from router.core.events import DONE, split
 from router.core.model import Decision, Verdict
 from router.downstream.stream import Headers
 from router.relay import Limits, Relay
@@ -52,10 +52,12 @@ class Course:
 class Client:
     """Records what a client would have received."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, short: bool) -> None:
+        """`short`: whole chunks may go past the relay, as to a client's own connection."""
         self.gone = False
         self.started = True
         self.paused = False
+        self.chunks = self._chunk if short else None
         self.got: list[bytes] = []
         self.on_pause: Callable[[], None] = lambda: None
         self.on_resume: Callable[[], None] = lambda: None
@@ -73,19 +75,24 @@ class Client:
     def end(self, data: bytes = b"") -> None:
         self.got.append(data)
 
+    def _chunk(self, data: bytes) -> None:
+        size, _, rest = data.partition(b"\r\n")
+        assert (int(size, 16) + 2, b"\r\n") == (len(rest), rest[-2:])
+        self.got.append(rest[:-2])
 
-def relayed(body: bytes, path: str, reads: list[bytes]) -> tuple[Code, list[bytes]]:
+
+def relayed(body: bytes, path: str, reads: list[bytes], *, short: bool) -> tuple[Code, list[bytes]]:
     """Feed the reads to a connection with a relay on it; return the outcome and the client's writes."""
     with asyncio.Runner() as runner:
-        return runner.run(_relayed(body, path, reads))
+        return runner.run(_relayed(body, path, reads, short=short))
 
 
-async def _relayed(body: bytes, path: str, reads: list[bytes]) -> tuple[Code, list[bytes]]:
+async def _relayed(body: bytes, path: str, reads: list[bytes], *, short: bool) -> tuple[Code, list[bytes]]:
     asked = read(path, body)
     story = Story(asked, token_ids=False, seed=None)
     replica = Replica(replica="r", node="n", region="l", model="m", address="h:1")
     attempt = Attempt(replica=replica, decision=Decision(verdict=Verdict.SEND), span_id=1, started=0.0)
-    client = Client()
+    client = Client(short=short)
     relay = Relay(
         attempt,
         client,
@@ -93,6 +100,7 @@ async def _relayed(body: bytes, path: str, reads: list[bytes]) -> tuple[Code, li
         choices=asked.choices,
         course=Course(),
         limits=LIMITS,
+        loop=asyncio.get_running_loop(),
     )
     connection = EngineConnection("h:1")
     connection.connection_made(Transport())
@@ -149,27 +157,39 @@ def test_there_are_recordings_of_a_real_engine_to_try_this_on() -> None:
 
 
 @settings(max_examples=150, deadline=None)
-@given(recording=st.sampled_from(COMPLETE), chunks=sizes, reads=sizes)
-def test_the_client_gets_the_engines_bytes_whatever_the_chunks_and_reads(recording, chunks, reads) -> None:  # type: ignore[no-untyped-def]
+@given(recording=st.sampled_from(COMPLETE), chunks=sizes, reads=sizes, short=st.booleans())
+def test_the_client_gets_the_engines_bytes_whatever_the_chunks_and_reads(recording, chunks, reads, short) -> None:  # type: ignore[no-untyped-def]
     wire = HEAD + in_chunks(recording.answer.body, chunks)
-    code, got = relayed(recording.body.encode(), recording.endpoint, cut(wire, reads))
+    code, got = relayed(recording.body.encode(), recording.endpoint, cut(wire, reads), short=short)
     assert (Code.OK, recording.answer.body) == (code, b"".join(got))
 
 
 @settings(max_examples=150, deadline=None)
-@given(recording=st.sampled_from(COMPLETE), chunks=sizes, reads=sizes)
-def test_every_write_to_the_client_is_a_whole_number_of_events(recording, chunks, reads) -> None:  # type: ignore[no-untyped-def]
+@given(recording=st.sampled_from(COMPLETE), chunks=sizes, reads=sizes, short=st.booleans())
+def test_every_write_to_the_client_is_a_whole_number_of_events(recording, chunks, reads, short) -> None:  # type: ignore[no-untyped-def]
     wire = HEAD + in_chunks(recording.answer.body, chunks)
-    _, got = relayed(recording.body.encode(), recording.endpoint, cut(wire, reads))
+    _, got = relayed(recording.body.encode(), recording.endpoint, cut(wire, reads), short=short)
     assert [] == [part for part in got if part and not part.endswith(b"\n\n")]
 
 
+@given(recording=st.sampled_from(COMPLETE), short=st.booleans())
+def test_events_that_come_one_by_one_go_out_one_by_one(recording, short) -> None:  # type: ignore[no-untyped-def]
+    body = recording.answer.body
+    events = split(body)
+    reads = [HEAD, *(in_chunks(event, [])[:-5] for event in events), b"0\r\n\r\n"]
+    code, got = relayed(recording.body.encode(), recording.endpoint, reads, short=short)
+    assert (Code.OK, body) == (code, b"".join(got))
+    assert len(events) - len(split(got[-1])) == len(got) - 1
+
+
 @settings(max_examples=150, deadline=None)
-@given(recording=st.sampled_from(COMPLETE), reads=sizes, share=st.floats(0, 0.999))
-def test_an_answer_cut_short_anywhere_is_never_taken_for_complete_and_never_invented(recording, reads, share) -> None:  # type: ignore[no-untyped-def]
+@given(recording=st.sampled_from(COMPLETE), reads=sizes, share=st.floats(0, 0.999), short=st.booleans())
+def test_an_answer_cut_short_anywhere_is_never_taken_for_complete_and_never_invented(
+    recording, reads, share, short
+) -> None:  # type: ignore[no-untyped-def]
     wire = HEAD + in_chunks(recording.answer.body, [])
     kept = wire[: int(len(wire) * share)]
-    code, got = relayed(recording.body.encode(), recording.endpoint, cut(kept, reads))
+    code, got = relayed(recording.body.encode(), recording.endpoint, cut(kept, reads), short=short)
     assert recording.answer.body.startswith(b"".join(got)) or code is Code.OK
     finished = kept.count(b'"finish_reason":"') >= read(recording.endpoint, recording.body.encode()).choices
     assert finished or code is not Code.OK

@@ -42,6 +42,36 @@ def test_a_usual_event_loses_its_ids_and_nothing_else(event):
     assert 0 == run.count
 
 
+def chunk(event):
+    return b"%x\r\n%b\r\n" % (len(event), event)
+
+
+def taken(run, data):
+    return run.take(data, data.index(b"\n") + 1)
+
+
+@pytest.mark.parametrize("ids", [[1], [22], [128_000]])
+@pytest.mark.parametrize("word", ["b", "\n\u00e9", "a longer word " * 20])
+def test_an_event_that_is_a_chunk_is_given_as_one(word, ids):
+    run = run_of(chat("a", [1]))
+    assert chunk(chat(word, None)) == taken(run, chunk(chat(word, ids)))
+    assert (word, ids) == drained(run)
+
+
+@pytest.mark.parametrize("ids", [[2], None])
+def test_a_chunk_from_which_nothing_is_to_be_cut_is_given_as_it_is(ids):
+    data = chunk(chat("b", ids))
+    assert data is taken(run_of(chat("a", ids), cut_ids=False), data)
+
+
+@pytest.mark.parametrize("ids", [[2], None])
+@pytest.mark.parametrize("end", [b"", b"\r", b"\r\n0\r\n\r\n", b"\r\n\r\n", b"xx"])
+def test_a_chunk_that_ends_in_another_way_needs_a_closer_look(ids, end):
+    run = run_of(chat("a", ids))
+    event = chat("b", ids)
+    assert taken(run, b"%x\r\n%b%b" % (len(event), event, end)) is None
+
+
 def test_a_client_that_asked_for_ids_gets_them():
     run = run_of(chat("a", [1]), cut_ids=False)
     assert chat("b", [2]) == run.take(chat("b", [2]))
