@@ -30,6 +30,7 @@ from router.fleet.view import View, to_be_left
 from router.fleet.wake import Waker
 from router.fleet.watch import RegistryWatch
 from router.gate import Gate
+from router.gauges import gauges
 from router.journal import Journal
 from router.kept.returns import Returns
 from router.kept.siblings import Siblings
@@ -48,7 +49,7 @@ from router.upstream.spell import Speller
 from router.why import Recent
 from router.workers.channel import How
 from router.workers.member import Member
-from router.workers.tally import Figures, Gauge, Joined
+from router.workers.tally import Figures
 from wire.connect import connect
 from wire.records import Router
 from wire.registry import Registry
@@ -106,15 +107,7 @@ class RouterApp:
         self.shutdown = Shutdown(notice_s=settings.drain_notice_s, limit_s=settings.drain_limit_s)
         self.busy = Busy()
         self.gate = self._make_gate(rng)
-        self.attempts = Attempts(
-            self.pool,
-            self.dispatcher,
-            settings,
-            view=self._view,
-            busy=self.busy,
-            rng=rng,
-            on_change=self.gate.stir,
-        )
+        self.attempts = self._make_attempts(rng)
         self.recent = Recent(self.dispatcher.chapters)
         self.kept = KeptStreams(limit_bytes=settings.kept_limit_bytes, rng=rng)
         self.siblings = Siblings(self.kept.process)
@@ -142,6 +135,17 @@ class RouterApp:
         )
         asked = admission.Admission(rng=rng, limits=limits)
         return Gate(asked, self.dispatcher, view=self._view, instruments=self.instruments)
+
+    def _make_attempts(self, rng: random.Random) -> Attempts:
+        return Attempts(
+            self.pool,
+            self.dispatcher,
+            self.settings,
+            view=self._view,
+            busy=self.busy,
+            rng=rng,
+            on_change=self.gate.stir,
+        )
 
     def _make_failover(self, rng: random.Random) -> Failover:
         placement = self.placement = Placement(
@@ -323,42 +327,21 @@ class RouterApp:
 
     def _figures(self) -> Figures:
         return self.instruments.figures(
-            gauges=self._gauges(),
+            gauges=gauges(
+                instruments=self.instruments,
+                news=self.news,
+                clients=len(self.server.protocols),
+                pool=self.pool,
+                kept=self.kept,
+                watch=self.watch,
+                loads=self.loads,
+                journal=self.journal,
+                now=asyncio.get_running_loop().time(),
+            ),
             in_flight=self.dispatcher.in_flight(),
             waiting=self.gate.lengths(),
             accuracy=self.dispatcher.accuracy(),
         )
-
-    def _gauges(self) -> dict[str, Gauge]:
-        age_s = asyncio.get_running_loop().time() - self.watch.changed_at if self.watch.changed_at else 0.0
-        each, total = Joined.EACH, Joined.TOTAL
-        return {
-            "switchyard_open_requests": Gauge("Requests being served", self.instruments.open_calls),
-            "switchyard_held_requests": Gauge("Requests waiting for a model to be ready", self.news.waiting),
-            "switchyard_client_connections": Gauge("Client connections", len(self.server.protocols)),
-            "switchyard_engine_connections_busy": Gauge("Engine connections in use", self.pool.busy_count),
-            "switchyard_engine_connections_idle": Gauge("Engine connections kept for reuse", self.pool.idle_count),
-            "switchyard_kept_streams": Gauge("Streams whose clients may come back", len(self.kept)),
-            "switchyard_kept_bytes": Gauge("Bytes kept for them", self.kept.size),
-            "switchyard_kept_returned_total": Gauge("Clients that came back to a stream", self.kept.returned, total),
-            "switchyard_kept_expired_total": Gauge("Streams ended: nobody came back", self.kept.expired, total),
-            "switchyard_kept_refused_total": Gauge("Clients that could not come back", self.kept.refused, total),
-            "switchyard_kept_no_room_total": Gauge("Streams not kept: kept_limit_bytes", self.kept.unkept, total),
-            "switchyard_registry_connected": Gauge(
-                "1 while the registry's watch is up", float(self.watch.connected), each
-            ),
-            "switchyard_view_revision": Gauge("Registry revision of the view", self.watch.view.fleet.revision, each),
-            "switchyard_view_age_seconds": Gauge("Since the last change of the view", age_s, each),
-            "switchyard_nodes_reporting": Gauge("Nodes whose load stream is up", len(self.loads.connected), each),
-            "switchyard_journal_records_total": Gauge("Usage records written", self.journal.written, total),
-            "switchyard_journal_pending": Gauge("Usage records waiting for the disk", self.journal.pending),
-            "switchyard_journal_blocked": Gauge(
-                "1 while usage records cannot be written", float(self.journal.blocked), each
-            ),
-            "switchyard_journal_lost_total": Gauge(
-                "Usage records dropped: the disk was full", self.journal.lost, total
-            ),
-        }
 
 
 class Stopped(Exception):  # noqa: N818 - ends the task group when the server is done
