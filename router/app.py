@@ -44,6 +44,7 @@ from router.race import Hedging
 from router.settings import RouterSettings
 from router.silence import notice_loss
 from router.sweep import Sweep
+from router.tracecontext import Sampling
 from router.upstream.pool import EnginePool
 from router.upstream.spell import Speller
 from router.why import Recent
@@ -176,12 +177,12 @@ class RouterApp:
 
     def _make_server(self, rng: random.Random) -> RouterServer:
         clock = asyncio.get_running_loop().time
-        ratio = self.settings.trace_ratio
+        sampling = Sampling(ratio=self.settings.trace_ratio, per_s=self.settings.trace_limit_per_s)
         returns = Returns(
             self.kept, self.siblings, view=self._view, body_limit_bytes=self.settings.body_limit_bytes
         ).run
         endpoints = {
-            path: ModelEndpoint(path, self.pipeline.run, returns, clock=clock, trace_ratio=ratio, rng=rng)
+            path: ModelEndpoint(path, self.pipeline.run, returns, clock=clock, sampling=sampling, rng=rng)
             for path in ENDPOINTS
         }
         pages = Pages(

@@ -83,6 +83,9 @@ class RouterSettings(Settings, frozen=True, kw_only=True):
         float,
         Meta(ge=0, le=1, description="share of ordinary requests traced; errors, retries and slow ones always are"),
     ] = 0.1
+    trace_limit_per_s: Annotated[
+        float, Meta(ge=1, description="of those at most so many a second, for each worker")
+    ] = 20.0
     trace_slow_s: Annotated[float, Meta(ge=0, description="requests slower than this are always traced")] = 10.0
     log_level: Annotated[LogLevel, Meta(description="debug, info, warning or error")] = LogLevel.INFO
     log_requests: Annotated[bool, Meta(description="one log line per request (never its content)")] = False

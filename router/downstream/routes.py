@@ -29,7 +29,7 @@ from router.downstream.auth import authenticate, may_use, unknown_model
 from router.downstream.direct import EXTENSION
 from router.downstream.stream import AsgiStream, ClientStream, Message, Named, Receive, Send, named
 from router.fleet.view import View
-from router.tracecontext import TraceContext
+from router.tracecontext import Sampling, TraceContext
 
 ENDPOINTS = {
     "/v1/chat/completions": "chat",
@@ -56,7 +56,7 @@ class ModelEndpoint:
         back: Walk,
         *,
         clock: Callable[[], float],
-        trace_ratio: float,
+        sampling: Sampling,
         rng: Random,
     ) -> None:
         """`back` serves clients that come back to a stream of theirs."""
@@ -65,7 +65,7 @@ class ModelEndpoint:
         self._walk = walk
         self._back = back
         self._clock = clock
-        self._trace_ratio = trace_ratio
+        self._sampling = sampling
         self._rng = rng
 
     def __call__(self, scope: Message, receive: Receive, send: Send) -> Awaitable[None]:
@@ -82,13 +82,14 @@ class ModelEndpoint:
     def _call(self, headers: Named) -> Call:
         get = headers.get
         request_id = get(b"x-request-id", b"")
-        trace = TraceContext(get(b"traceparent", b""), ratio=self._trace_ratio, rng=self._rng)
+        now = self._clock()
+        trace = TraceContext(get(b"traceparent", b""), sampling=self._sampling, rng=self._rng, now=now)
         call = Call(
             request_id=request_id.decode() if REQUEST_ID.fullmatch(request_id) else self._new_id(),
             endpoint=self._endpoint,
             path=self._path,
             headers=headers,
-            arrived=self._clock(),
+            arrived=now,
             arrived_unix_ns=time.time_ns(),
             trace_id=trace.trace_id,
             span_id=trace.span_id,
