@@ -130,7 +130,7 @@ class Try(msgspec.Struct, frozen=True):
 
 
 class Trickle:
-    """A small new request every so often, until it is stopped. No request waits for another."""
+    """A small new request every so often, until it is stopped, and one more then. No request waits for another."""
 
     def __init__(self, client: Client, *, every_s: float = 0.1, patience_s: float = 30.0) -> None:
         self._client = client
@@ -140,10 +140,10 @@ class Trickle:
         self.tries: list[Try] = []
 
     async def run(self) -> None:
-        number = 0
+        number, last = 0, False
         async with asyncio.TaskGroup() as group:
-            while not self._stop.is_set():
-                number += 1
+            while not last:
+                number, last = number + 1, self._stop.is_set()
                 group.create_task(self._one(number))
                 await asyncio.sleep(self._every_s)
 
@@ -165,6 +165,11 @@ class Trickle:
         except TimeoutError:
             error = f"no answer within {self._patience_s:g} s"
         self.tries.append(Try(sent_at, monotonic(), error))
+
+    @property
+    def last(self) -> Try:
+        """Sent once the trickle was stopped, and its outcome."""
+        return max(self.tries, key=lambda tried: tried.sent_at)
 
     @property
     def errors(self) -> list[str]:

@@ -178,5 +178,5 @@ async def test_a_killed_router_leaves_no_stream_that_looks_complete_and_nothing_
 ) -> None:
     lived = await through(at, known, "router, kill -9")
     assert [seen.error for seen in lived.streams] == ["connection lost: closed by the server"] * STREAMS
-    assert "" == lived.trickle.tries[-1].error
+    assert "" == lived.trickle.last.error
     assert lived.trickle.failing_s() < lived.recovery_s + 1.0 + SAFETY_S
