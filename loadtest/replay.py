@@ -24,6 +24,7 @@ import uvloop
 from loadtest import traces
 from loadtest.fleet import PLANS
 from loadtest.processes import CannotStart
+from loadtest.replay_bound import sentence
 from loadtest.replay_round import CONTESTANTS, one_round
 from loadtest.verdict import Load, Told, against_the_best, table
 
@@ -161,7 +162,7 @@ def document(rounds: Sequence[Round], store: Store) -> str:
             found.setdefault(one.contestant, []).append(told)
     parts = []
     for load, found in cells.values():
-        parts += [table(found, load), "", against_the_best(found, OWN), ""]
+        parts += [table(found, load), "", against_the_best(found, OWN), sentence(load), ""]
         parts += [f"{name}: {text}" for name, told in found.items() if (text := _failures(told))]
     return "\n".join(parts).rstrip() + "\n"
 

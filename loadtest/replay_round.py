@@ -14,7 +14,7 @@ import asyncio
 import random
 import statistics
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from time import monotonic, process_time
 
@@ -34,6 +34,8 @@ DRAIN_S = 30.0
 """After the last request; what is not answered then is infinitely late."""
 SAMPLE_S = 0.5
 KEY = "sk-fleet"
+MAX_PROMPT = 120_000
+"""Tokens: what the engines take."""
 
 
 class Due(msgspec.Struct, frozen=True):
@@ -52,21 +54,27 @@ class Routed(msgspec.Struct, frozen=True, kw_only=True):
     api_key: str
 
 
-def requests(load: Load, key: str) -> list[Due]:
-    """The same for all contestants. Sessions keep their model: the second block id, or the request itself, decides."""
+def chosen(load: Load) -> Iterator[tuple[float, int, Arrival, str]]:
+    """When it is due in seconds, its number in the trace, what the trace says of it, and its model. Sessions keep their
+    model: the second block id, or the request itself, decides."""
     plan = PLANS[load.plan]
     models, weights = list(plan.shares), list(plan.shares.values())
-    encoder = Client("127.0.0.1", 80, api_key=key)
     window = load.seconds * load.speed
-    due = []
     for number, arrival in enumerate(traces.load(load.trace, seed=load.seed)):
         at = arrival.at_s - load.offset_s
         if 0 <= at < window:
             chooser = random.Random(f"{load.seed} {_session(arrival, number)}")
-            model = chooser.choices(models, weights)[0]
-            body = traffic.replayed(arrival, model, number=number, scale=load.scale, max_prompt=120_000)
-            body |= {"ignore_eos": True, "max_tokens": min(body["max_tokens"], load.max_output or body["max_tokens"])}
-            due.append(Due(at / load.speed, model, encoder.encode("/v1/chat/completions", body)))
+            yield at / load.speed, number, arrival, chooser.choices(models, weights)[0]
+
+
+def requests(load: Load, key: str) -> list[Due]:
+    """The same for all contestants."""
+    encoder = Client("127.0.0.1", 80, api_key=key)
+    due = []
+    for at_s, number, arrival, model in chosen(load):
+        body = traffic.replayed(arrival, model, number=number, scale=load.scale, max_prompt=MAX_PROMPT)
+        body |= {"ignore_eos": True, "max_tokens": min(body["max_tokens"], load.max_output or body["max_tokens"])}
+        due.append(Due(at_s, model, encoder.encode("/v1/chat/completions", body)))
     return due
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from loadtest import replay, replay_round, verdict
+from loadtest import replay, replay_bound, replay_round, verdict
 from loadtest.client import Exchange
 from loadtest.fleet import PLANS, Agent, Member, NodeSpec
 from loadtest.verdict import Load, Told
@@ -42,6 +42,18 @@ def test_the_same_load_gives_the_same_requests_and_a_session_keeps_its_model() -
     assert all(0 <= one.at_s < LOAD.seconds for one in due)
     twice_as_fast = replay_round.requests(msgspec.structs.replace(LOAD, speed=4.0, seconds=15.0), "sk")
     assert [one.request for one in due] == [one.request for one in twice_as_fast]
+
+
+def test_what_no_router_can_beat_is_a_prefill_of_ones_own_and_of_a_sleeping_model_what_is_left_of_one_wake() -> None:
+    due, least = replay_round.requests(LOAD, "sk"), replay_bound.least_ttft_s(LOAD)
+    assert len(due) == len(least)
+    woken_at = {"sim-c": next(one.at_s for one in due if one.model == "sim-c")}
+    for one, least_s in zip(due, least, strict=True):
+        wake_left_s = max(0.0, woken_at.get(one.model, -9.0) + PLANS["mixed"].wake_s - one.at_s)
+        assert wake_left_s < least_s
+        if one.model in ("sim-a", "sim-b"):
+            assert least_s < 1.0
+    assert sum(least) < sum(replay_bound.least_ttft_s(msgspec.structs.replace(LOAD, scale=0.2)))
 
 
 async def test_an_answer_that_never_came_whole_is_infinitely_late() -> None:
