@@ -110,7 +110,7 @@ def stream_limit_s(sign: Sign, *, interval_s: float, cap_s: float, named: bool =
             limit_s = max(QUEUED_S, QUEUED_INTERVALS * interval_s)
         case Sign.GONE:
             limit_s = LEAST_S
-        case Sign.STILL | Sign.SILENT | Sign.LEFT:
+        case _:  # it stands still, is silent or left
             limit_s = max(LEAST_S, OWN_INTERVALS * interval_s)
     return min(cap_s, limit_s)
 
