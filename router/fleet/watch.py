@@ -73,7 +73,8 @@ class RegistryWatch:
     def _believed(self, now: float) -> View:
         view = self._beliefs.view()
         fleet = self._forgotten.restored(view.fleet, self.view.fleet, self._answering(), now=now)
-        view = msgspec.structs.replace(view, fleet=fleet, models=served_models(fleet))
+        if fleet is not view.fleet:
+            view = msgspec.structs.replace(view, fleet=fleet, models=served_models(fleet))
         return msgspec.structs.replace(view, gone=gone_since(view, self.view, now=now))
 
     def _connected(self, connected: bool) -> None:
