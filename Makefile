@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help run run-vllm vllm test test-vllm test-slow check loadtest soak sim compare clean
+.PHONY: help run run-vllm vllm test test-vllm test-slow fast test-fast check loadtest soak sim compare clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -e 's/:.*## /\t/' | expand -t 14
@@ -34,6 +34,12 @@ test-vllm: $(STAMP) ## the tests that need a real vLLM
 test-slow: $(STAMP) ## soaks, sweeps and large fault runs
 	$(BIN)/python -m pytest -m slow
 
+fast: $(STAMP) ## a copy of this house in build/fast whose hot path is compiled (a C compiler, a minute): hatch_build.py
+	$(BIN)/python hatch_build.py
+
+test-fast: fast ## what tests the router, on the compiled one
+	cd build/fast && ../../$(BIN)/python -m pytest tests/router tests/properties tests/e2e tests/loadtest
+
 check: $(STAMP) ## lint, types, import rules, generated code
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
@@ -55,4 +61,4 @@ compare: $(STAMP) ## this router beside nginx, HAProxy, Envoy and the routers on
 	$(BIN)/python -m loadtest.compare --rounds 3
 
 clean: ## remove environments and run data
-	rm -rf $(VENV) .venv-vllm .venv-peers .switchyard
+	rm -rf build $(VENV) .venv-vllm .venv-peers .switchyard

@@ -25,7 +25,6 @@ import uvloop
 from loadtest.yardstick import yardstick_us
 from router.app import RouterApp
 from router.core.model import Fleet
-from router.downstream.protocol import RouterProtocol
 from router.fleet.view import View, served_models
 from router.garbage import keep_out_of_the_way
 from router.settings import RouterSettings
@@ -109,8 +108,7 @@ class Bench:
         for replica in self.app.watch.view.fleet.replicas.values():
             self._engine(replica.address)
         server = self.app.server
-        protocol = cast(type[RouterProtocol], server.config.http_protocol_class)
-        self.client = protocol(config=server.config, server_state=server.server_state, app_state={}, _loop=loop)
+        self.client = server.protocol()
         self.client.connection_made(cast(asyncio.Transport, Wire(self._answered)))
         self._request = request()
         self._waiter: asyncio.Future[bytes] = loop.create_future()

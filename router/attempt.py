@@ -10,27 +10,25 @@ import asyncio
 from collections.abc import Callable, Collection
 from pathlib import Path
 from random import Random
-from typing import Protocol
 
 import msgspec
 
+from router import whole
 from router.call import Attempt, Call
 from router.core.busy import Busy
 from router.core.errors import Code
-from router.core.limits import Patience
-from router.core.model import Decision, Dispatcher, Ending, Flight
+from router.core.model import Dispatcher, Ending, Flight
 from router.core.stall import Heard
 from router.core.usage import Usage
 from router.core.usage import read as read_usage
 from router.course import Course
 from router.downstream.stream import Outlet
 from router.fleet.view import View, ready_beside
+from router.job import Job
 from router.relay import Limits, Relay
-from router.resume import FirstLeg, SplicedLeg, Story, WholeLeg
 from router.settings import RouterSettings
 from router.tracecontext import format_traceparent
 from router.upstream.pool import ConnectFailed, EnginePool
-from wire.records import ModelPolicy, Replica
 from wire.settings import SettingsError
 
 SWEPT_AT_ONCE = 256
@@ -57,53 +55,6 @@ _HEAD = (
     b"POST %b HTTP/1.1\r\nhost: %b\r\ncontent-type: application/json\r\ncontent-length: %d\r\n"
     b"x-request-id: %b\r\ntraceparent: %b\r\n%b%b\r\n"
 )
-
-
-class Rival(Protocol):
-    """One of two attempts that race for the first token (race.py)."""
-
-    def entered(self, relay: Relay) -> None: ...
-
-    def leads(self) -> None:
-        """Its first event has come and goes to the client next."""
-        ...
-
-    def look(self, relay: Relay, now: float) -> None:
-        """At each sweep."""
-        ...
-
-
-class Job(msgspec.Struct, kw_only=True):
-    """What one attempt is to do."""
-
-    decision: Decision
-    replica: Replica
-    policy: ModelPolicy
-    patience: Patience
-    kind: str
-    path: str
-    body: Callable[[], bytes]
-    """Asked when it is sent, so that it is not kept while the answer streams."""
-    editor: FirstLeg | SplicedLeg | WholeLeg
-    story: Story | None
-    """Of a stream; None where the answer comes whole."""
-    choices: int
-    movable: Callable[[], bool] = lambda: False
-    """Whether the stream could go on elsewhere now."""
-    rival: Rival | None = None
-
-    def silence_limits_s(self, attempt: Attempt) -> tuple[float, float]:
-        """How long the engine may be silent now: by the client's headers, and by the model's policy."""
-        if attempt.first_token:
-            return self.patience.between_tokens_s, self.policy.between_tokens_limit_s
-        return self.patience.first_token_until - attempt.started, self.policy.first_token_limit_s
-
-
-class _WholeAnswer(msgspec.Struct):
-    usage: msgspec.Raw = msgspec.Raw()
-
-
-_decode_answer = msgspec.json.Decoder(_WholeAnswer).decode
 
 
 def engine_key(path: str) -> bytes:
@@ -293,6 +244,6 @@ def usage_of(relay: Relay) -> Usage | None:
     if relay.usage:
         return read_usage(relay.usage)
     try:
-        return read_usage(bytes(_decode_answer(relay.answer).usage)) if relay.answer else None
+        return whole.usage(relay.answer)
     except msgspec.DecodeError:
         return None

@@ -15,7 +15,7 @@ from router.downstream.stream import Outlet
 from router.resume import WholeLeg
 
 if TYPE_CHECKING:
-    from router.attempt import Job
+    from router.job import Job
     from router.relay import Relay
 
 

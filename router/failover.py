@@ -16,7 +16,7 @@ from random import Random
 from msgspec.structs import replace
 
 from router.answer import Answer, broken_answer
-from router.attempt import Attempts, Job
+from router.attempt import Attempts
 from router.call import Call, served_model
 from router.core.asked import Asked, renamed
 from router.core.continuation import HELD_IDS, Plan, Way
@@ -26,6 +26,7 @@ from router.core.obstacles import needs_seed
 from router.core.retry import RetryBudget
 from router.downstream.stream import Outlet
 from router.fleet.view import View
+from router.job import Job
 from router.placement import Placement
 from router.race import Hedging, Race
 from router.relay import Relay

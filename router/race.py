@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Collection
 
-from router.attempt import Attempts, Job
+from router.attempt import Attempts
 from router.call import Call
 from router.core import hedge
 from router.core.errors import Code
@@ -18,6 +18,7 @@ from router.core.hedge import HedgeBudget
 from router.core.model import Decision, Dispatcher
 from router.downstream.stream import Outlet
 from router.fleet.view import View
+from router.job import Job
 from router.placement import Placement
 from router.relay import Relay
 

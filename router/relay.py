@@ -7,9 +7,7 @@ the attempt's outcome and wakes the walk, which decides what comes next.
 from __future__ import annotations
 
 import asyncio
-from typing import Protocol
-
-import msgspec
+from typing import NamedTuple, Protocol
 
 from router.call import Attempt
 from router.core import events, stall
@@ -19,6 +17,7 @@ from router.core.run import Take, nothing_usual
 from router.core.seam import Diverged
 from router.downstream.stream import Outlet, _ignore
 from router.upstream.connection import EngineConnection, Headers
+from router.whole import judge, seconds
 
 _TROUBLE = {
     Trouble.ERROR: Code.ENGINE_ERROR,
@@ -27,7 +26,6 @@ _TROUBLE = {
 }
 
 
-_FINE = (Code.OK, "")
 _UNUSED = Splitter(0)
 """Of answers that are no streams."""
 
@@ -75,7 +73,7 @@ class Course(Protocol):
         ...
 
 
-class Limits(msgspec.Struct, frozen=True):
+class Limits(NamedTuple):
     """What any answer may have."""
 
     answer_bytes: int
@@ -346,34 +344,3 @@ class Relay:
         self._whole_bytes += len(data)
         if self._whole_bytes > self._limits.answer_bytes:
             self.stop(Code.ENGINE_MALFORMED, f"the answer is larger than {self._limits.answer_bytes:,} bytes")
-
-
-class _Error(msgspec.Struct):
-    message: str = ""
-
-
-class _ErrorAnswer(msgspec.Struct):
-    error: _Error
-
-
-_decode_error = msgspec.json.Decoder(_ErrorAnswer).decode
-
-
-def judge(status: int, answer: bytes) -> tuple[Code, str]:
-    """What a whole answer means for the request: the engine's success, its client's error, or its own."""
-    if status == 200:
-        return _FINE
-    try:
-        detail = _decode_error(answer).error.message
-    except msgspec.DecodeError:
-        detail = f"status {status}"
-    if status in (429, 503):
-        return Code.ENGINE_BUSY, detail
-    if 400 <= status < 500 and status != 408:
-        return Code.ENGINE_REJECTED, detail
-    return Code.ENGINE_ERROR, detail
-
-
-def seconds(value: bytes) -> float:
-    """A Retry-After in seconds, 0 when it is absent or a date (engines send seconds)."""
-    return float(value) if value.isdigit() else 0.0

@@ -163,8 +163,10 @@ class WholeLeg:
 
     __slots__ = ()
 
-    take = staticmethod(nothing_usual)
     taken = 0
+
+    def take(self, data: bytes, skip: int = 0, /) -> bytes | None:
+        return None
 
     def quick(self, block: bytes) -> bytes | None:
         return None

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from control.settings import ControlSettings
+from hatch_build import HOT
 from node_agent.settings import NodeAgentSettings
 from router.core.errors import Cause, Code, error_json, row
 from router.settings import RouterSettings
@@ -61,6 +62,17 @@ def test_every_code_has_a_row_that_makes_sense(code: Code) -> None:
     assert entry.cause is Cause.UPSTREAM or code is Code.MOVED or not entry.retry
     assert entry.retry or not entry.blame
     assert code is Code.OK or b'"error":{"message":"x","type":"' in error_json(code, "x")
+
+
+@pytest.mark.parametrize("module", HOT)
+def test_a_compiled_module_defines_no_struct(module: str) -> None:
+    bases = [
+        ast.unparse(base)
+        for node in ast.walk(ast.parse((ROOT / module).read_text()))
+        if isinstance(node, ast.ClassDef)
+        for base in node.bases
+    ]
+    assert [] == [base for base in bases if "Struct" in base]
 
 
 WALL_CLOCK = {

@@ -12,7 +12,8 @@ import numpy as np
 
 from loadtest.sim.node import Engine, Job
 from node_agent.engines.simulated.batching import Sequence
-from router.core.policies.base import Contenders, Rng
+from router.core.policies.base import Rng
+from router.core.policies.contenders import Contenders
 from router.core.policies.expected_time import ExpectedTime
 from router.core.score import Array
 from wire.records import ModelState

@@ -11,21 +11,26 @@ from collections.abc import Callable, Collection, Mapping
 
 from router.core import hold, verdicts
 from router.core.affinity import chain
+from router.core.ask import Ask
 from router.core.belief import Belief
 from router.core.checks import Accuracy
 from router.core.classes import Cost
 from router.core.constants import Constants
 from router.core.difference import Difference, Question
-from router.core.explain import Chapter, Record, Records, Told, candidates, chapters, story, tell
-from router.core.flight import CoreFlight, Picked
+from router.core.explain import Chapter, Records, candidates, chapters, story, tell
+from router.core.flight import CoreFlight
+from router.core.found import Found
 from router.core.group import Group
 from router.core.learn import Lengths
 from router.core.model import Candidate, Decision, Fleet, LoadReport, Shape, Verdict
-from router.core.pick import Found, find, why_out
+from router.core.pick import find, why_out
+from router.core.picked import Picked
 from router.core.policies import DEFAULT, POLICIES, Policy
-from router.core.policies.base import Contenders, Rng
+from router.core.policies.base import Rng
+from router.core.policies.contenders import Contenders
 from router.core.pressure import ahead_ms
-from router.core.score import CONTEXT, TOKEN, Ask
+from router.core.record import Record, Told
+from router.core.score import CONTEXT, TOKEN
 from router.core.stall import Heard
 from router.core.whatif import whatif
 from wire.records import ModelState

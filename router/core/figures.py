@@ -9,9 +9,10 @@ from __future__ import annotations
 from math import inf
 
 from router.core.constants import Constants
-from router.core.ledger import Entry
+from router.core.entry import Entry
 from router.core.outlier import Standing
-from router.core.replica import LOADABLE, Outlook, ReplicaState
+from router.core.outlook import Outlook
+from router.core.replica import LOADABLE, ReplicaState
 from router.core.score import Column, kv_price_ms
 from wire.records import ModelState
 

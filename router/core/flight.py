@@ -8,42 +8,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from math import log
 
-import msgspec
-
-from router.core.explain import Event, Record
-from router.core.group import Group
+from router.core.entry import Entry
 from router.core.learn import Lengths, bounded
-from router.core.ledger import Entry
-from router.core.model import Decision, Ending, Shape
+from router.core.model import Ending, Shape
+from router.core.picked import Picked
+from router.core.record import Event, Record
 from router.core.replica import ReplicaState
 from router.core.score import CONTEXT, TOKEN
 
 COMPLETE, CANCELLED, FAILED = Ending.COMPLETE, Ending.CANCELLED, Ending.FAILED
 MIN_HIT_TOKENS = 64.0
-
-
-class Plan(msgspec.Struct, kw_only=True, eq=False):
-    """What was expected of the attempt, in the words the learners need."""
-
-    keys: list[int]
-    """Of the prompt's blocks; gone once the attempt has begun."""
-    prompt_tokens: float
-    uncached: float
-    matched_tokens: float
-    steps_ms: float
-    prefill_ms: float
-    """For slowness 1, with what the class has learned."""
-    network_ms: float
-    expected_ms: float
-    p90_ms: float
-
-
-class Picked(Decision, kw_only=True):
-    """A decision to send, with what `begin` needs, so that nothing is computed twice."""
-
-    state: ReplicaState
-    group: Group
-    plan: Plan
 
 
 class CoreFlight:

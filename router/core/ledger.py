@@ -11,28 +11,14 @@ from __future__ import annotations
 
 from collections import deque
 
-import msgspec
-
 from router.core.constants import Constants
+from router.core.entry import Entry
 from router.core.model import ReplicaLoad
 
 RECENT_S = 1.0
 """Starts and ends younger than a report's figures are remembered so long."""
 DISORDER_S = 0.1
 """A start or an end may be told so much later than another that came after it."""
-
-
-class Entry(msgspec.Struct, eq=False, gc=False):
-    """One request of ours on the replica. `uncached` counts until the first token, `context` from then on."""
-
-    index: int
-    uncached: float
-    context: float
-    sequences: int
-    sent_at: float
-    started: bool = False
-    expected_ms: float = 0.0
-    """Engine time to the first token that was predicted for a node of slowness 1."""
 
 
 class Ledger:

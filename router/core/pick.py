@@ -8,40 +8,16 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable
 from math import inf
 
-import msgspec
-
 from router.core.affinity import Match
+from router.core.ask import Ask
+from router.core.found import Choice, Found
 from router.core.group import Group
-from router.core.policies.base import Contenders, Policy, Rng
+from router.core.policies.base import Policy, Rng
+from router.core.policies.contenders import Contenders
 from router.core.policies.expected_time import ExpectedTime
-from router.core.replica import ReplicaState
-from router.core.score import READY, Ask
+from router.core.score import READY
 
 BY_TIME = ExpectedTime()
-
-
-class Choice(msgspec.Struct, eq=False, gc=False):
-    place: int
-    runner_up: int
-    """-1 when there is no other that can serve."""
-    near: int
-    """How many were equal to the best, itself included."""
-    explored: bool
-
-
-class Found(msgspec.Struct, eq=False):
-    """The best replica of one model, with all that was compared."""
-
-    group: Group
-    field: Contenders
-    choice: Choice
-    policy: Policy
-    state: ReplicaState
-
-    @property
-    def expected_ms(self) -> float:
-        """With all that makes a replica less welcome."""
-        return self.field.ttft_at(self.choice.place)
 
 
 def find(

@@ -9,13 +9,12 @@ from __future__ import annotations
 
 from math import exp, inf
 
-import msgspec
-
 from router.core.constants import RTT_REGION_MS, Constants
 from router.core.learn import ClassCost, LoadTime, Mean, Slowness
 from router.core.ledger import Ledger
 from router.core.model import ReplicaLoad
 from router.core.outlier import Health
+from router.core.outlook import UNSEEN
 from wire.records import ModelState, Node, Replica
 
 LOADABLE = frozenset({ModelState.LOADING, ModelState.SLEEPING, ModelState.ON_DISK})
@@ -40,22 +39,6 @@ class NodeState:
     @property
     def draining(self) -> bool:
         return self.record is not None and self.record.draining
-
-
-class Outlook(msgspec.Struct, frozen=True, gc=False):
-    """What only news and time change of a replica's figures: a request that is sent to it, starts or ends there leaves
-    it as it is."""
-
-    until: float
-    """It holds up to then, if there are no news; -inf when it changes with time."""
-    able: bool
-    ready: bool
-    ramp: float
-    load_ms: float
-    health_ms: float
-
-
-UNSEEN = Outlook(-inf, able=False, ready=False, ramp=1.0, load_ms=0.0, health_ms=0.0)
 
 
 class ReplicaState:

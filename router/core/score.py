@@ -16,63 +16,50 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from math import ceil, inf
+from typing import Final
 
-import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from router.core.ask import Ask
 from router.core.constants import Constants
 
 Array = NDArray[np.float64]
 Column = tuple[float, ...]
 """The figures of one replica; never changed, a new one takes its place."""
 
-(
-    BASE,  # all that the request itself does not change; infinite for a replica that cannot serve
-    SLOW_STEP,  # slowness x ramp x one step
-    SLOW_PREFILL,  # the same x b1
-    SLOW_ATTENTION,  # the same x b2
-    ROOM,  # 1 / prompt tokens that a step takes
-    STEPS_AHEAD,  # steps that the queue takes
-    KV_USED,
-    KV_TOKEN,  # share of the KV memory that one token takes
-    KV_SLOPE,  # how fast the barrier grows with a token at the present use
-    TOKEN,  # ms between tokens without our own context
-    CONTEXT,
-    HIT,
-    HARM,  # ms that the answers in flight there lose, in sum and weighed, by each prompt token computed between them
-    READY,  # 1 when it can be sent to now
-    UNCERTAINTY,
-    NETWORK,
-    LOAD,
-    HEALTH,
-    SPEED,  # slowness x ramp
-    RAMP,
-    QUEUE,  # uncached tokens ahead of us
-    AHEAD,  # ms of prefill of other models on the same GPU
-    IN_FLIGHT,
-    WAITING,
-    RUNNING,
-    KV_SHARE,
-    LATENCY,  # peak EWMA of ms to the first token, for the baselines
-) = range(27)
-FIGURES = 27
+BASE: Final = 0  # all that the request itself does not change; infinite for a replica that cannot serve
+SLOW_STEP: Final = 1  # slowness x ramp x one step
+SLOW_PREFILL: Final = 2  # the same x b1
+SLOW_ATTENTION: Final = 3  # the same x b2
+ROOM: Final = 4  # 1 / prompt tokens that a step takes
+STEPS_AHEAD: Final = 5  # steps that the queue takes
+KV_USED: Final = 6
+KV_TOKEN: Final = 7  # share of the KV memory that one token takes
+KV_SLOPE: Final = 8  # how fast the barrier grows with a token at the present use
+TOKEN: Final = 9  # ms between tokens without our own context
+CONTEXT: Final = 10
+HIT: Final = 11
+HARM: Final = 12  # ms that the answers in flight there lose, in sum and weighed, by each prompt token between them
+READY: Final = 13  # 1 when it can be sent to now
+UNCERTAINTY: Final = 14
+NETWORK: Final = 15
+LOAD: Final = 16
+HEALTH: Final = 17
+SPEED: Final = 18  # slowness x ramp
+RAMP: Final = 19
+QUEUE: Final = 20  # uncached tokens ahead of us
+AHEAD: Final = 21  # ms of prefill of other models on the same GPU
+IN_FLIGHT: Final = 22
+WAITING: Final = 23
+RUNNING: Final = 24
+KV_SHARE: Final = 25
+LATENCY: Final = 26  # peak EWMA of ms to the first token, for the baselines
+FIGURES: Final = 27
 
-SMALL_KV = 0.05
+SMALL_KV: Final = 0.05
 """Up to this share of the KV memory a prompt's effect on the barrier is taken as linear: half the work of the exact
 form, which is used for any longer prompt."""
-
-
-class Ask(msgspec.Struct, kw_only=True, eq=False, gc=False):
-    """What the formula needs to know of a request."""
-
-    prompt_tokens: float
-    output_tokens: float
-    per_byte: float
-    limit_ms: float = 0.0
-    """First token wanted within; 0 when nobody said."""
-    small: bool = False
-    """See SMALL_KV."""
 
 
 def uncached(figures: Sequence[Array], ask: Ask, matched_bytes: Array | None) -> Array | float:

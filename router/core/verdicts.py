@@ -7,12 +7,13 @@ from __future__ import annotations
 from collections.abc import Collection
 
 from router.core.constants import Constants
-from router.core.explain import Record
-from router.core.flight import Picked, Plan
+from router.core.found import Found
 from router.core.group import Group
 from router.core.hold import Way
 from router.core.model import Decision, Shape, Verdict
-from router.core.pick import Found, why_out
+from router.core.pick import why_out
+from router.core.picked import Picked, Plan
+from router.core.record import Record
 from router.core.score import LOAD, NETWORK, SPEED, UNCERTAINTY, engine_parts_ms, uncached_at
 
 SEND = Verdict.SEND

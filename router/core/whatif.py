@@ -13,10 +13,11 @@ import numpy as np
 
 from router.core.constants import Constants
 from router.core.difference import Difference, Example, Question, largest
-from router.core.explain import Record
 from router.core.model import Verdict
 from router.core.policies import POLICIES
-from router.core.policies.base import Contenders, Policy, Rng
+from router.core.policies.base import Policy, Rng
+from router.core.policies.contenders import Contenders
+from router.core.record import Record
 from router.core.score import BASE, KV_SLOPE, KV_TOKEN, KV_USED, READY, Column, kv_barrier_ms, kv_price_ms
 
 REPLAYED = ("excess_tpot_weight", "kv_barrier_ms", "kv_full", "tie_ms", "tie_fraction")

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Coroutine
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, RequestResponseCycle
 
@@ -62,7 +62,7 @@ class DirectStream(RequestResponseCycle):
         "transport",
     )
 
-    logger = logging.getLogger("uvicorn.error")
+    logger: ClassVar = logging.getLogger("uvicorn.error")  # type: ignore[misc]
     access_log = False
     disconnected = False
     waiting_for_100_continue = False

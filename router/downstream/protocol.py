@@ -39,21 +39,47 @@ class Fault(Exception):  # noqa: N818 - raised through the parser's callbacks, t
 NO_HTTP = Fault(Code.INVALID_REQUEST, 400, "This is not a valid HTTP/1.1 request.")
 
 
+class Rules:
+    """Of all connections of a server."""
+
+    def __init__(
+        self,
+        endpoints: Mapping[bytes, Endpoint],
+        *,
+        connections_limit: int,
+        requests_limit: int,
+        headers_limit: int,
+        request_limit_s: float,
+    ) -> None:
+        self.endpoints = endpoints
+        """Served the short way, by path."""
+        self.connections_limit = connections_limit
+        self.requests_limit = requests_limit
+        """Answers on one connection; the last of them says that it closes."""
+        self.headers_limit = headers_limit
+        self.request_limit_s = request_limit_s
+        """From the first byte of a request to its last, and from connecting to the first byte."""
+
+
 class RouterProtocol(HttpToolsProtocol):
     """One client connection."""
 
-    connections_limit: int = 20_000
-    requests_limit: int = 1000
-    """Answers on one connection; the last of them says that it closes."""
-    headers_limit: int = 100
-    request_limit_s: float = 60.0
-    """From the first byte of a request to its last, and from connecting to the first byte."""
-
-    endpoints: Mapping[bytes, Endpoint] = {}
-    """Served the short way, by path."""
-
     # Slots keep uvicorn's own attributes few enough for a table of names that all connections share.
-    __slots__ = ("fault", "head_bytes", "idle_since", "in_body", "read_bytes", "read_deadline", "requests", "streams")
+    __slots__ = (
+        "fault",
+        "head_bytes",
+        "idle_since",
+        "in_body",
+        "read_bytes",
+        "read_deadline",
+        "requests",
+        "rules",
+        "streams",
+    )
+
+    def __init__(self, rules: Rules, **uvicorn: Any) -> None:
+        super().__init__(**uvicorn)
+        self.rules = rules
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -70,12 +96,12 @@ class RouterProtocol(HttpToolsProtocol):
         """The head of the last of `streams` was read, its body not yet to the end."""
         self.fault: Fault | None = None
         """Nothing more is read; said once the requests before it have been answered."""
-        self.read_deadline = self.loop.time() + self.request_limit_s
+        self.read_deadline = self.loop.time() + self.rules.request_limit_s
         """The request under way must be complete by then (loop time); 0 between requests. Checked by a sweep."""
         self.idle_since = 0.0
         """The last answer ended then."""
-        if len(self.connections) > self.connections_limit:
-            message = f"This router has reached its limit of {self.connections_limit:,} connections."
+        if len(self.connections) > self.rules.connections_limit:
+            message = f"This router has reached its limit of {self.rules.connections_limit:,} connections."
             self.refuse(Fault(Code.OVERLOADED, 503, message))
 
     def data_received(self, data: bytes) -> None:
@@ -95,14 +121,14 @@ class RouterProtocol(HttpToolsProtocol):
             if self.head_bytes > HEAD_LIMIT_BYTES:
                 self.refuse(_head_too_large())
 
-    cycle: DirectStream
-    """Of the request that was read last."""
+    cycle: Any
+    """The `DirectStream` of the request that was read last; None before the first."""
 
     def on_message_begin(self) -> None:
         self.url = b""
         self.headers = []
         self.head_bytes = 0
-        self.read_deadline = self.loop.time() + self.request_limit_s
+        self.read_deadline = self.loop.time() + self.rules.request_limit_s
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """Trailers are dropped: merged into the headers they could name another key than the head did."""
@@ -116,12 +142,12 @@ class RouterProtocol(HttpToolsProtocol):
         if self.parser.should_upgrade():  # the parser stops here; see _without_upgrade
             return
         self.requests += 1
-        before = self.cycle
-        stream = self.cycle = DirectStream(
+        before: DirectStream | None = self.cycle
+        self.cycle = stream = DirectStream(
             self,
             headers=headers,
-            keep_alive=self.parser.should_keep_alive() and self.requests < self.requests_limit,
-            endpoint=self.endpoints.get(self.url) if method == b"POST" else None,
+            keep_alive=self.parser.should_keep_alive() and self.requests < self.rules.requests_limit,
+            endpoint=self.rules.endpoints.get(self.url) if method == b"POST" else None,
         )
         if version == "1.0":
             stream.old, stream.keep_alive = True, False
@@ -138,7 +164,7 @@ class RouterProtocol(HttpToolsProtocol):
             self.pipeline.appendleft((stream, self.app))
 
     def on_body(self, body: bytes) -> None:
-        stream = self.cycle
+        stream: DirectStream = self.cycle
         if self.in_body and not stream.response_complete:
             stream.take(body)
             if len(stream.body) > HIGH_WATER_LIMIT:
@@ -206,7 +232,7 @@ class RouterProtocol(HttpToolsProtocol):
         if self.read_deadline:
             if now < self.read_deadline:
                 return False
-            message = f"The request did not arrive within {self.request_limit_s:g} s."
+            message = f"The request did not arrive within {self.rules.request_limit_s:g} s."
             self.refuse(Fault(Code.BODY_TIMEOUT, 408, message))
             return True
         if self.streams or now < self.idle_since + self.timeout_keep_alive:
@@ -222,8 +248,8 @@ class RouterProtocol(HttpToolsProtocol):
 
     def _check_head(self, headers: Named, method: bytes, version: str) -> None:
         """What RFC 9112 wants refused and the parser lets pass."""
-        if len(self.headers) > self.headers_limit:
-            raise Fault(Code.TOO_LARGE, 431, f"The request has more than {self.headers_limit} header lines.")
+        if len(self.headers) > self.rules.headers_limit:
+            raise Fault(Code.TOO_LARGE, 431, f"The request has more than {self.rules.headers_limit} header lines.")
         if version not in ("1.1", "1.0"):
             raise Fault(Code.INVALID_REQUEST, 505, "This router speaks HTTP/1.1 and HTTP/1.0.")
         if b"host" not in headers:
@@ -250,7 +276,7 @@ class RouterProtocol(HttpToolsProtocol):
 
     def _scope(self, method: bytes, version: str, stream: DirectStream) -> dict[str, Any]:
         """For ASGI, as uvicorn makes it."""
-        target = httptools.parse_url(self.url)
+        target: Any = httptools.parse_url(self.url)  # its query may be None, which its types deny
         return {
             "type": "http",
             "asgi": {"version": self.asgi_version, "spec_version": "2.3"},

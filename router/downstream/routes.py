@@ -26,6 +26,7 @@ from router.core.errors import Code, Refused, error_json, row
 from router.core.policies import DEFAULT
 from router.core.whatif import question
 from router.downstream.auth import authenticate, may_use, unknown_model
+from router.downstream.cards import ModelCard, ModelList
 from router.downstream.direct import EXTENSION
 from router.downstream.stream import AsgiStream, ClientStream, Message, Named, Receive, Send, named
 from router.fleet.view import View
@@ -110,18 +111,6 @@ class ModelEndpoint:
 
 def switched_on(headers: Named, name: bytes) -> bool:
     return headers.get(name, b"").strip().lower() not in _OFF
-
-
-class ModelCard(msgspec.Struct):
-    id: str
-    object: str = "model"
-    created: int = 0
-    owned_by: str = "switchyard"
-
-
-class ModelList(msgspec.Struct):
-    data: list[ModelCard]
-    object: str = "list"
 
 
 class Pages:

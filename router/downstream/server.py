@@ -12,13 +12,13 @@ import logging
 import signal
 import ssl
 from collections.abc import Awaitable, Callable
+from functools import partial
 from types import FrameType
-from typing import Any
 
 import uvicorn
 
 from router.descriptors import clients, raise_limit
-from router.downstream.protocol import RouterProtocol
+from router.downstream.protocol import RouterProtocol, Rules
 from router.downstream.routes import Front
 from router.settings import RouterSettings
 
@@ -34,8 +34,9 @@ FORCED_EXIT_S = 5.0
 class RouterServer(uvicorn.Server):
     """Signals begin our shutdown instead of uvicorn's; the second one ends at once."""
 
-    def __init__(self, config: uvicorn.Config, *, on_signal: Callable[[], None]) -> None:
+    def __init__(self, config: uvicorn.Config, rules: Rules, *, on_signal: Callable[[], None]) -> None:
         super().__init__(config)
+        self._rules = rules
         self._on_signal = on_signal
         self._signals = 0
         self._ending = asyncio.Event()
@@ -70,8 +71,7 @@ class RouterServer(uvicorn.Server):
 
     def close_after_answers(self) -> None:
         """Each connection ends with its next answer, so that few are left to be cut between two requests."""
-        protocol: type[RouterProtocol] = self.config.http_protocol_class  # type: ignore[assignment]
-        protocol.requests_limit = 0
+        self._rules.requests_limit = 0
 
     def close(self) -> None:
         """Close what is still open; nothing is, unless the process is going down in disorder."""
@@ -82,8 +82,7 @@ class RouterServer(uvicorn.Server):
 
     def protocol(self) -> RouterProtocol:
         """For a connection that came by another way than the sockets uvicorn knows."""
-        kind: type[RouterProtocol] = self.config.http_protocol_class  # type: ignore[assignment]
-        return kind(config=self.config, server_state=self.server_state, app_state={})
+        return RouterProtocol(self._rules, config=self.config, server_state=self.server_state, app_state={})
 
     @property
     def protocols(self) -> set[RouterProtocol]:
@@ -91,10 +90,17 @@ class RouterServer(uvicorn.Server):
 
 
 def make_server(app: Front, settings: RouterSettings, *, on_signal: Callable[[], None]) -> RouterServer:
+    rules = Rules(
+        app.direct,
+        connections_limit=clients(settings.connections_limit, descriptors=raise_limit()),
+        requests_limit=settings.connection_requests_limit,
+        headers_limit=settings.headers_limit,
+        request_limit_s=settings.request_limit_s,
+    )
     config = uvicorn.Config(
         app,
         interface="asgi3",
-        http=type("BoundProtocol", (RouterProtocol,), {"endpoints": app.direct} | _limits(settings)),
+        http=partial(RouterProtocol, rules),  # type: ignore[arg-type]  # called as the class would be
         ws="none",
         lifespan="off",
         loop="none",
@@ -109,16 +115,7 @@ def make_server(app: Front, settings: RouterSettings, *, on_signal: Callable[[],
     )
     config.load()
     config.ssl = server_context(settings)
-    return RouterServer(config, on_signal=on_signal)
-
-
-def _limits(settings: RouterSettings) -> dict[str, Any]:
-    return {
-        "connections_limit": clients(settings.connections_limit, descriptors=raise_limit()),
-        "requests_limit": settings.connection_requests_limit,
-        "headers_limit": settings.headers_limit,
-        "request_limit_s": settings.request_limit_s,
-    }
+    return RouterServer(config, rules, on_signal=on_signal)
 
 
 def server_context(settings: RouterSettings) -> ssl.SSLContext | None:

@@ -8,12 +8,14 @@ import numpy as np
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from router.core.ask import Ask
 from router.core.constants import Constants
 from router.core.dispatch import CoreDispatcher
-from router.core.ledger import Entry, Ledger
+from router.core.entry import Entry
+from router.core.ledger import Ledger
 from router.core.model import Ending, Flight, Shape, Verdict
 from router.core.policies import POLICIES
-from router.core.score import Ask, excess_ms, harm_ms, scan, terms, ttft_at, ttft_ms, uncached
+from router.core.score import excess_ms, harm_ms, scan, terms, ttft_at, ttft_ms, uncached
 from tests.router.core.fleets import dispatcher, fleet, load, replica, report, shape
 from wire.records import ModelPolicy, ModelState
 

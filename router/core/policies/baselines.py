@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from router.core.policies.base import Contenders, Rng
+from router.core.policies.base import Rng
+from router.core.policies.contenders import Contenders
 from router.core.score import IN_FLIGHT, LATENCY, Array
 
 

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from math import inf
 
-from router.core.policies.base import Contenders, Rng
+from router.core.policies.base import Rng
+from router.core.policies.contenders import Contenders
 from router.core.score import UNCERTAINTY, Array
 
 

@@ -6,12 +6,13 @@ import random
 from collections import deque
 
 from router.core.affinity import chain
+from router.core.ask import Ask
 from router.core.constants import Constants
 from router.core.dispatch import CoreDispatcher
 from router.core.group import Group
 from router.core.model import Ending, Flight, Shape
 from router.core.pick import candidate_rows
-from router.core.score import Ask, scan
+from router.core.score import scan
 from tests.router.core.fleets import dispatcher, load, replica, report, shape
 from wire.records import ModelState
 

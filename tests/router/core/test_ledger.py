@@ -3,7 +3,8 @@ from __future__ import annotations
 import pytest
 
 from router.core.constants import Constants
-from router.core.ledger import Entry, Ledger
+from router.core.entry import Entry
+from router.core.ledger import Ledger
 from tests.router.core.fleets import load
 
 
