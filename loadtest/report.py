@@ -120,7 +120,7 @@ def _panel(result: Result, title: str, figure: str) -> str:
     for n, (value, name) in enumerate(values):
         y = 34 + n * _ROW
         width = _BARS * (math.log10(value) - low) / span
-        colour = "#d9480f" if name == "switchyard" else "#4c6ef5"
+        colour = "#d9480f" if name.startswith("switchyard") else "#4c6ef5"
         lines.append(f'<text x="{_LABEL - 6}" y="{y + 11}" text-anchor="end">{escape(name)}</text>')
         lines.append(f'<rect x="{_LABEL}" y="{y}" width="{width:.1f}" height="{_ROW - 6}" fill="{colour}"/>')
         lines.append(f'<text x="{_LABEL + width + 4:.1f}" y="{y + 11}">{value:.3g}</text>')
