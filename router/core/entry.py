@@ -16,3 +16,5 @@ class Entry(msgspec.Struct, eq=False, gc=False):
     started: bool = False
     expected_ms: float = 0.0
     """Engine time to the first token that was predicted for a node of slowness 1."""
+    head_start_s: float = 0.0
+    """For so long the engine had been at work on the first in the queue when this one was sent."""

@@ -104,7 +104,8 @@ class CoreFlight:
     def _learn_speed(self, elapsed_ms: float, now: float, *, censored: bool) -> None:
         plan, replica = self._plan, self._replica
         predicted = plan.steps_ms + plan.prefill_ms
-        engine_ms = max(elapsed_ms - plan.network_ms, 0.3 * elapsed_ms)
+        # The prediction holds the whole first prompt of the queue, so the time already spent on it belongs to it too.
+        engine_ms = max(elapsed_ms - plan.network_ms, 0.3 * elapsed_ms) + 1000.0 * self._entry.head_start_s
         if not censored:
             step, prefill = self._class
             replica.cost.first_token(

@@ -28,6 +28,7 @@ class Ledger:
         "constants",
         "context",
         "entries",
+        "front_at",
         "other_context",
         "other_sequences",
         "other_tokens",
@@ -50,6 +51,8 @@ class Ledger:
         """By index, so oldest first."""
         self.queue: dict[int, Entry] = {}
         """Those without a token yet."""
+        self.front_at = born
+        """Since when the engine is at work on the first of the queue, if there is one."""
         self.sent = sent
         self.waiting_tokens = 0.0
         self.waiting_sequences = 0
@@ -71,6 +74,10 @@ class Ledger:
     def send(self, *, uncached: float, context: float, sequences: int, now: float) -> Entry:
         self.sent += 1
         entry = Entry(self.sent, uncached, context, sequences, now)
+        if self.queue:
+            entry.head_start_s = now - self.front_at
+        else:
+            self.front_at = now
         self.entries[entry.index] = self.queue[entry.index] = entry
         self.waiting_tokens += uncached
         self.waiting_sequences += sequences
@@ -126,6 +133,8 @@ class Ledger:
             reported = load.waiting * self.typical
         self.own_reported = own_tokens
         self.other_tokens = max(0.0, reported - own_tokens)
+        if self.other_tokens:  # until now it may have been at work on theirs
+            self.front_at = now
         self.other_sequences = max(0.0, float(load.running + load.waiting - own_sequences))
         self.other_context = max(0.0, load.kv_use * load.kv_capacity_tokens - self.context)
         self.reported_at, self.scraped_at = now, since
@@ -197,6 +206,8 @@ class Ledger:
         return max(reported, own * (routers - 1)) * fade
 
     def _stop_waiting(self, entry: Entry, now: float) -> None:
+        if entry.started or entry is self.oldest_waiting():
+            self.front_at = now
         del self.queue[entry.index]
         self.waiting_sequences -= entry.sequences
         left = self.waiting_tokens - entry.uncached

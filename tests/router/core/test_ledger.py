@@ -45,6 +45,31 @@ def test_a_request_that_ends_before_its_first_token_takes_its_tokens_along() -> 
     assert second is ledger.oldest_waiting()
 
 
+def test_who_comes_while_the_first_of_the_queue_is_worked_on_knows_since_when() -> None:
+    ledger = Ledger(Constants())
+    first = send(ledger, now=1.0)
+    second = send(ledger, now=1.5)
+    assert (0.0, 0.5) == (first.head_start_s, second.head_start_s)
+    ledger.start(first, 2.0)
+    assert 0.25 == send(ledger, now=2.25).head_start_s
+    ledger.end(second, 2.5)
+    assert 0.25 == send(ledger, now=2.75).head_start_s
+
+
+def test_one_that_is_cancelled_behind_the_first_changes_nothing_for_it() -> None:
+    ledger = Ledger(Constants())
+    send(ledger, now=1.0)
+    ledger.end(send(ledger, now=1.1), 1.2)
+    assert 0.5 == send(ledger, now=1.5).head_start_s
+
+
+def test_while_others_wait_there_too_nobody_knows_whom_the_engine_is_working_on() -> None:
+    ledger = Ledger(Constants())
+    send(ledger, 100.0, now=1.0)
+    ledger.reconcile(load("a", waiting=2, waiting_uncached_tokens=500.0, seen=1), 1.5)
+    assert 0.25 == send(ledger, now=1.75).head_start_s
+
+
 def test_a_report_that_contains_our_requests_adds_only_those_of_others() -> None:
     ledger = Ledger(Constants())
     send(ledger, 100.0)
