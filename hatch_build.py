@@ -21,8 +21,8 @@ from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 from mypyc.build import mypycify
 from setuptools import Distribution
 
-CORE = """affinity backlog belief busy dispatch explain figures flight framing group hold learn ledger outlier pick
-    pressure replica retry run score shortlist verdicts"""
+CORE = """affinity backlog belief busy dispatch events explain figures flight framing group hold learn ledger outlier
+    pick pressure replica retry run score shortlist verdicts"""
 SHELL = """attempt failover gate journal meter metrics pipeline placement race relay resume silence sweep tracecontext
     downstream/auth downstream/direct downstream/protocol downstream/routes downstream/stream upstream/acks
     upstream/connection upstream/pool upstream/rtt"""

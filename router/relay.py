@@ -12,7 +12,8 @@ from typing import NamedTuple, Protocol
 from router.call import Attempt
 from router.core import events, stall
 from router.core.errors import Code
-from router.core.events import EventTooLarge, Seen, Splitter, Trouble
+from router.core.events import EventTooLarge, Splitter
+from router.core.glimpse import Seen, Trouble
 from router.core.run import Take, nothing_usual
 from router.core.seam import Diverged
 from router.downstream.stream import Outlet, _ignore

@@ -152,7 +152,8 @@ class Asked(msgspec.Struct, frozen=True, gc=False):
     @property
     def forced_shape(self) -> bool:
         """Whether a grammar or schema steers the sampling, as far as the body says."""
-        kind = _decode_any(self.params.response_format)
+        shape = self.params.response_format
+        kind = None if shape == _NULL else _decode_any(shape)
         plain = kind is None or (isinstance(kind, dict) and kind.get("type") == "text")
         return not plain or self.params.structured_outputs != _NULL
 

@@ -18,10 +18,10 @@ measured (RESUME.md).
 
 from __future__ import annotations
 
-import enum
-from typing import Any
-
 import msgspec
+
+from router.core.chunks import NULL
+from router.core.glimpse import Event, Seen, Trouble, decode_event, decode_fingerprint, decode_plain
 
 DONE = b"data: [DONE]\n\n"
 EVENT_LIMIT_BYTES = 8 << 20
@@ -48,75 +48,11 @@ _TAILS = tuple(
 _LAST_TYPES = frozenset({"message_stop", "response.completed", "response.incomplete"})
 _ERROR_TYPES = frozenset({"error", "response.failed"})
 
-_NULL = msgspec.Raw(b"null")
-
 _encode = msgspec.json.Encoder().encode
 
 
 class EventTooLarge(ValueError):  # noqa: N818 - reads as what it is where it is caught
     """The upstream sent this many bytes without ending an event."""
-
-
-class Trouble(enum.StrEnum):
-    """Why a stream broke, as far as its bytes tell."""
-
-    ERROR = "error"
-    """An error event within the stream; vLLM sends one, and then `[DONE]`, when its engine core dies."""
-    ABORT = "abort"
-    """A choice ended with finish_reason "abort": the engine was told to stop, the answer is not complete."""
-    MALFORMED = "malformed"
-    """An event whose data is neither JSON of the expected shape nor `[DONE]`."""
-
-
-class Seen(msgspec.Struct, frozen=True, kw_only=True):
-    """What `examine` found in a block."""
-
-    good: bytes
-    """The events that may go on to the client, up to the first trouble or `[DONE]`, that included."""
-    events: int = 0
-    """Data events among them other than `[DONE]`: progress. Comments are none."""
-    finished: int = 0
-    """Choices that ended."""
-    usage: bytes = b""
-    """The last usage object, as JSON."""
-    done: bool = False
-    trouble: Trouble | None = None
-    detail: str = ""
-    """The trouble in the engine's words."""
-
-
-class _PlainChoice(msgspec.Struct, gc=False):
-    finish_reason: None = None
-    prompt_token_ids: None = None
-
-
-class _Plain(msgspec.Struct, gc=False):
-    """An event that needs no action is one that decodes into this: the types are the test."""
-
-    choices: tuple[_PlainChoice]
-    error: None = None
-    usage: None = None
-    prompt_token_ids: None = None
-
-
-class _Choice(msgspec.Struct, gc=False):
-    finish_reason: str | None = None
-
-
-class _Event(msgspec.Struct, gc=False):
-    type: str = ""
-    choices: list[_Choice] | None = None
-    error: Any = None
-    usage: msgspec.Raw = _NULL
-
-
-class _Fingerprint(msgspec.Struct, gc=False):
-    system_fingerprint: str = ""
-
-
-_decode_fingerprint = msgspec.json.Decoder(_Fingerprint).decode
-_decode_plain = msgspec.json.Decoder(_Plain).decode
-_decode_event = msgspec.json.Decoder(_Event).decode
 
 
 class Splitter:
@@ -200,7 +136,7 @@ def without_usage(block: bytes) -> bytes:
         if not is_usage(event):
             kept.append(event)
         elif kept and kept[-1].endswith(b"}\n\n") and b'"system_fingerprint"' not in kept[-1]:
-            told = _decode_fingerprint(data_of(event) or b"{}").system_fingerprint
+            told = decode_fingerprint(data_of(event) or b"{}").system_fingerprint
             if told:
                 kept[-1] = kept[-1][:-3] + b',"system_fingerprint":' + _encode(told) + b"}\n\n"
     return b"".join(kept)
@@ -211,7 +147,7 @@ def is_plain(block: bytes) -> bool:
     no usage, no error, no ids of the prompt. Never true for anything to act on; false for some that need nothing, as
     several events at once."""
     try:
-        _decode_plain(block[6:])
+        decode_plain(block[6:])
     except msgspec.DecodeError:
         return False
     return block.startswith(b"data: ") and block.find(b"\n") == len(block) - 2 and block.find(b"\r") < 0
@@ -231,7 +167,7 @@ def examine(block: bytes) -> Seen:
                 break
             events += 1
             finished += sum(choice.finish_reason is not None for choice in read.choices or ())
-            usage = usage if read.usage == _NULL else bytes(read.usage)
+            usage = usage if read.usage == NULL else bytes(read.usage)
             done = read.type in _LAST_TYPES
         end += len(event)
         if done:
@@ -241,11 +177,11 @@ def examine(block: bytes) -> Seen:
     )
 
 
-def _read(payload: bytes) -> tuple[_Event, Trouble | None, str]:
+def _read(payload: bytes) -> tuple[Event, Trouble | None, str]:
     try:
-        event = _decode_event(payload)
+        event = decode_event(payload)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        return _Event(), Trouble.MALFORMED, str(error)
+        return Event(), Trouble.MALFORMED, str(error)
     if event.error is not None or event.type in _ERROR_TYPES:
         said = event.error.get("message") if isinstance(event.error, dict) else event.error
         return event, Trouble.ERROR, str(said or event.type or "the engine gave no message")
@@ -283,7 +219,7 @@ def is_usage(event: bytes) -> bool:
     if payload is None or payload == b"[DONE]":
         return False
     read, trouble, _ = _read(payload)
-    return trouble is None and read.usage != _NULL and not read.choices
+    return trouble is None and read.usage != NULL and not read.choices
 
 
 def event_of(value: object) -> bytes:

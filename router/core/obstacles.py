@@ -33,6 +33,7 @@ SPENT = _names(
     "safety_identifier prompt_cache_key prompt_cache_retention request_id"
 )
 """Did their work when the prompt was made, or matter only beside a field that we judge, or to no token at all."""
+KNOWN = CARRIED | JUDGED | SPENT
 
 
 def needs_seed(asked: Asked, *, thinks: bool = False) -> bool:
@@ -69,7 +70,7 @@ def obstacle(asked: Asked) -> str:
 
 def _unknown_field(asked: Asked) -> str:
     for name, value in members_of(asked.body).items():
-        if name not in CARRIED | JUDGED | SPENT and value != NULL:
+        if name not in KNOWN and value != NULL:
             return f"{name[:64]!r} is not known to mean the same for a continuation"
     return ""
 

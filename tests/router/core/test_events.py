@@ -10,7 +10,6 @@ from router.core.events import (
     Cut,
     EventTooLarge,
     Splitter,
-    Trouble,
     data_of,
     error_event,
     event_of,
@@ -19,6 +18,7 @@ from router.core.events import (
     is_usage,
     split,
 )
+from router.core.glimpse import Trouble
 
 HEAD = b'data: {"id":"chatcmpl-1","object":"chat.completion.chunk","created":1795302374,"model":"tiny",'
 FIRST = HEAD + (
