@@ -1,7 +1,7 @@
 """The hot path of a router as machine code.
 
-    make fast                                                   # a copy of this house in build/fast, compiled
-    HATCH_BUILD_HOOK_ENABLE_CUSTOM=1 pip install switchyard-llm # the same, installed
+    make fast                                       # a copy of this house in build/fast, compiled
+    HATCH_BUILD_HOOK_ENABLE_CUSTOM=1 pip install .  # the same, installed
 
 mypyc compiles the modules below as they are; without it nothing is lost but speed. A module that defines a
 `msgspec.Struct` cannot be among them, for mypyc drops the options and the annotations of such a class: what compiled
