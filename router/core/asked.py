@@ -16,6 +16,7 @@ from typing import Any
 
 import msgspec
 
+from router.core.chunks import NULL
 from router.core.events import Cut
 
 GREEDY_BELOW = 1e-5
@@ -23,7 +24,6 @@ GREEDY_BELOW = 1e-5
 COMPLETIONS_LIMIT = 16
 """max_tokens of /v1/completions when the body names none."""
 
-_NULL = msgspec.Raw(b"null")
 _NO_TOOLS = msgspec.Raw(b"[]")
 _NO_CALL = msgspec.Raw(b'"none"')
 _BLANK = frozenset(b" \t\r\n")
@@ -63,8 +63,8 @@ class Params(msgspec.Struct, kw_only=True, gc=False):
     of the body, no copy."""
 
     model: str | None = None
-    messages: msgspec.Raw = _NULL
-    prompt: msgspec.Raw = _NULL
+    messages: msgspec.Raw = NULL
+    prompt: msgspec.Raw = NULL
     stream: bool | None = None
     stream_options: StreamOptions | msgspec.UnsetType | None = msgspec.UNSET
     return_token_ids: bool | msgspec.UnsetType | None = msgspec.UNSET
@@ -82,11 +82,11 @@ class Params(msgspec.Struct, kw_only=True, gc=False):
     logprobs: int | bool | None = None
     top_logprobs: int | None = None
     echo: bool | None = None
-    tools: msgspec.Raw = _NULL
-    tool_choice: msgspec.Raw = _NULL
-    functions: msgspec.Raw = _NULL
-    response_format: msgspec.Raw = _NULL
-    structured_outputs: msgspec.Raw = _NULL
+    tools: msgspec.Raw = NULL
+    tool_choice: msgspec.Raw = NULL
+    functions: msgspec.Raw = NULL
+    response_format: msgspec.Raw = NULL
+    structured_outputs: msgspec.Raw = NULL
 
 
 class Asked(msgspec.Struct, frozen=True, gc=False):
@@ -153,13 +153,13 @@ class Asked(msgspec.Struct, frozen=True, gc=False):
     def forced_shape(self) -> bool:
         """Whether a grammar or schema steers the sampling, as far as the body says."""
         shape = self.params.response_format
-        kind = None if shape == _NULL else _decode_any(shape)
+        kind = None if shape == NULL else _decode_any(shape)
         plain = kind is None or (isinstance(kind, dict) and kind.get("type") == "text")
-        return not plain or self.params.structured_outputs != _NULL
+        return not plain or self.params.structured_outputs != NULL
 
     @property
     def calls_tools(self) -> bool:
-        offered = any(raw not in (_NULL, _NO_TOOLS) for raw in (self.params.tools, self.params.functions))
+        offered = any(raw not in (NULL, _NO_TOOLS) for raw in (self.params.tools, self.params.functions))
         return offered and self.params.tool_choice != _NO_CALL
 
     def may_add_ids(self) -> bool:
@@ -251,7 +251,7 @@ def _last_ink(body: bytes, end: int) -> int:
 
 def _prompts(prompt: msgspec.Raw) -> int:
     """Prompts in a completion's `prompt`: a text or a list of ids is one, a list of such is as many."""
-    if prompt == _NULL:  # a chat
+    if prompt == NULL:  # a chat
         return 1
     start = bytes(memoryview(prompt)[:32]).translate(None, b" \t\r\n")
     return len(_decode_parts(prompt)) if start.startswith((b'["', b"[[")) else 1
