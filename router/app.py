@@ -89,7 +89,8 @@ class RouterApp:
         self.instruments = Instruments()
         self.news = News()
         self.dispatcher = CoreDispatcher(rng=rng)
-        self.pool = EnginePool(tls=settings.engine_tls.client_context(), connect_limit_s=settings.connect_limit_s)
+        engine_tls = settings.engine_tls.client_context()
+        self.pool = EnginePool(tls=engine_tls, connect_limit_s=settings.connect_limit_s)
         self.channels = AgentChannels(settings.agent_tls.channel_credentials())
         self.watch = RegistryWatch(
             registry, region=settings.region, on_view=self._on_view, answering=lambda: self.loads.connected
@@ -112,7 +113,7 @@ class RouterApp:
         self.recent = Recent(self.dispatcher.chapters)
         self.kept = KeptStreams(limit_bytes=settings.kept_limit_bytes, rng=rng)
         self.siblings = Siblings(self.kept.process)
-        self.speller = Speller()
+        self.speller = Speller(tls=engine_tls)
         self.pipeline = Pipeline(
             view=self._view,
             failover=self._make_failover(rng),

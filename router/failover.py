@@ -10,6 +10,8 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
+from functools import partial
+from itertools import islice
 from math import inf
 from random import Random
 
@@ -19,11 +21,12 @@ from router.answer import Answer, broken_answer
 from router.attempt import Attempts
 from router.call import Call, served_model
 from router.core.asked import Asked, renamed
-from router.core.continuation import HELD_IDS, Plan, Way
+from router.core.continuation import Plan, Way
 from router.core.errors import Code, Refused, row
-from router.core.model import Decision
+from router.core.model import Decision, Shape
 from router.core.obstacles import needs_seed
 from router.core.retry import RetryBudget
+from router.core.spelling import settle
 from router.downstream.stream import Outlet
 from router.fleet.view import View
 from router.job import Job
@@ -104,9 +107,7 @@ class Failover:
 
     async def _continue(self, call: Call, client: Outlet, story: Story, broken: Relay) -> Answer:
         """Go on with a stream that broke, on any replica that can, until it ends or nothing helps."""
-        assert call.shape is not None
-        if instead := served_model(call):  # what has begun in one model cannot go on in another
-            call.shape.model, call.shape.fallback_allowed = instead, False
+        shape = _bound_to_its_model(call)
         tried = {broken.attempt.replica.replica}
         diverged = impatient = 0
         until = self._clock() + self._settings.resume_limit_s
@@ -116,23 +117,26 @@ class Failover:
             given_up = self._clock() > until or diverged >= DIVERGED_LIMIT or impatient > IMPATIENT_LIMIT
             if given_up or not (attempt.code is Code.OK or row(attempt.code).retry):
                 return broken_answer(attempt.code, attempt.detail)
-            await self._spell(story, tried)
             plan = story.plan(ids_supported=True)
             if plan.way is Way.FINISH:
                 return _ended(story, broken.tail)
-            if plan.way is Way.REFUSE:
+            if plan.way is Way.REFUSE and not story.unsettled():
                 return broken_answer(attempt.code, f"{attempt.detail}; it cannot be continued {plan.reason}")
-            call.shape.delivered_tokens = delivered = story.transcript.tokens
+            shape.delivered_tokens = delivered = story.transcript.tokens
             try:
                 decision = await self._placement.place(call, tried, until=until)
+                replica = self._replica(decision)
             except Refused:
                 return broken_answer(attempt.code, f"{attempt.detail}; no replica could go on with it")
-            plan = self._fitting(plan, story, decision)
+            await self._spell(story, replica)
+            plan = story.plan(ids_supported=replica.token_ids)
             if plan.way is Way.REFUSE:
+                if replica.token_ids:
+                    return broken_answer(attempt.code, f"{attempt.detail}; it cannot be continued {plan.reason}")
                 tried.add(decision.replica)
                 continue
             log.info("request %s goes on by %s on %s: %s", call.request_id, plan.way, decision.replica, attempt.detail)
-            broken = await self._attempts.run(call, client, self._next_job(call, decision, plan, story))
+            broken = await self._attempts.run(call, client, self._next_job(call, decision, replica, plan, story))
             if broken.attempt.code is Code.OK and story.fold().finished:
                 return _ended(story, broken.tail)
             if broken.attempt.code is Code.ENGINE_REJECTED:
@@ -188,15 +192,10 @@ class Failover:
             job.movable = story.can_go_on
         return job
 
-    def _fitting(self, plan: Plan, story: Story, decision: Decision) -> Plan:
-        """The same plan, or another one for a replica that takes no token ids."""
-        takes = plan.way is not Way.IDS or self._replica(decision).token_ids
-        return plan if takes else story.plan(ids_supported=False)
-
-    def _next_job(self, call: Call, decision: Decision, plan: Plan, story: Story) -> Job:
+    def _next_job(self, call: Call, decision: Decision, replica: Replica, plan: Plan, story: Story) -> Job:
         return Job(
             decision=decision,
-            replica=self._replica(decision),
+            replica=replica,
             policy=self._policy(call),
             patience=replace(call.patience, first_token_until=inf),  # the client has its first token
             kind="resume",
@@ -212,16 +211,13 @@ class Failover:
         """A seed of ours, where only a replay could continue the stream and chance would forbid it."""
         return self._rng.getrandbits(31) if needs_seed(asked, thinks=call.model in self._thinking) else None
 
-    async def _spell(self, story: Story, tried: set[str]) -> None:
-        """Some ids' text may be held back in the engine that broke; another engine can tell (see continuation.py)."""
-        model = story.asked.params.model or ""
-        replicas = [r for r in self._view().fleet.replicas.values() if r.model == model and r.replica not in tried]
-        for held in range(HELD_IDS + 1):
-            open_ids = story.unsettled(held)
-            spelled = await self._speller.spell(replicas, model, open_ids) if open_ids else {}
-            if not spelled:
-                return
-            story.settle(spelled, held)
+    async def _spell(self, story: Story, replica: Replica) -> None:
+        """Some ids' text may be held back in the engine that broke. The one that is to go on can tell, or another."""
+        choices = story.unsettled()
+        others = (r for r in self._view().fleet.replicas.values() if r.model == replica.model and r is not replica)
+        asked = [replica, *islice(others, 1)] if choices else []
+        for choice in choices:
+            await settle(choice, partial(self._speller.spell, asked, story.asked.params.model or ""))
 
     def _charge(self, call: Call, story: Story | None) -> None:
         """The prompt and each delivered token once, over all attempts; also of a request whose client left."""
@@ -243,6 +239,14 @@ class Failover:
 
     def _policy(self, call: Call) -> ModelPolicy:
         return self._view().fleet.models.get(call.model) or ModelPolicy(model=call.model)
+
+
+def _bound_to_its_model(call: Call) -> Shape:
+    """What has begun in one model cannot go on in another."""
+    assert call.shape is not None
+    if instead := served_model(call):
+        call.shape.model, call.shape.fallback_allowed = instead, False
+    return call.shape
 
 
 def _ended(story: Story, tail: bytes) -> Answer:

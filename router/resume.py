@@ -9,11 +9,12 @@ from __future__ import annotations
 import re
 
 from router.core.asked import Asked, cut_for, prepare
-from router.core.continuation import Plan, Way, plan, settle, unsettled
+from router.core.continuation import Plan, Way, plan
 from router.core.events import DONE
 from router.core.run import Run, nothing_usual
+from router.core.spelling import unsettled
 from router.core.splice import Splice, closing
-from router.core.transcript import Transcript
+from router.core.transcript import Choice, Transcript
 from router.core.usage import Usage, charged
 
 THOUGHTS = frozenset({"reasoning", "reasoning_content"})
@@ -71,12 +72,9 @@ class Story:
         """Whether another engine could continue it now."""
         return self.plan(ids_supported=True).way in (Way.IDS, Way.REPLAY)
 
-    def unsettled(self, held: int) -> dict[int, list[int]]:
-        """Ids of which only an engine can say whether their text was delivered whole, by choice."""
-        return unsettled(self.fold(), held)
-
-    def settle(self, spelled: dict[int, str], held: int) -> None:
-        settle(self.transcript, spelled, held)
+    def unsettled(self) -> list[Choice]:
+        """Choices of which only an engine can say whether their text was delivered whole (core/spelling.py)."""
+        return unsettled(self.fold())
 
     def next_leg(self, plan: Plan) -> SplicedLeg:
         return SplicedLeg(self, Splice(plan, self.fold(), self.asked))

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import enum
 from array import array
-from collections.abc import Mapping
 from typing import Any
 
 import msgspec
@@ -21,9 +20,6 @@ from router.core.asked import Asked, Endpoint, members_of
 from router.core.chunks import NULL
 from router.core.obstacles import CARRIED, obstacle
 from router.core.transcript import MAIN, Choice, Transcript
-
-HELD_IDS = 3
-"""An unfinished character has at most so many tokens."""
 
 
 class Way(enum.StrEnum):
@@ -94,27 +90,6 @@ def plan(
     if against_replay:
         return msgspec.structs.replace(ids, reason=f"not by replay: {against_replay}")
     return min(ids, replay, key=lambda candidate: candidate.expected_ms)
-
-
-def unsettled(transcript: Transcript, held: int = 0) -> dict[int, list[int]]:
-    """By choice, ids whose text was delivered in events of several ids, so that nobody knows whether the last of them
-    is held back. An engine can spell them (`/detokenize`); what it answers goes to `settle`. With `held` they are named
-    without the last so many, in case those are."""
-    return {
-        index: choice.ids[choice.mark.ids : len(choice.ids) - held].tolist()
-        for index, choice in transcript.choices.items()
-        if not choice.finish and len(choice.main) > choice.mark.text and len(choice.ids) - held > choice.mark.ids
-        if not (held and choice.entries)
-    }
-
-
-def settle(transcript: Transcript, spelled: Mapping[int, str], held: int = 0) -> None:
-    """Where the ids spell just the delivered text, nothing more is held back, and the stream may go on from there."""
-    for index, text in spelled.items():
-        choice = transcript.choices[index]
-        delivered = choice.main[choice.mark.text :].decode()
-        if text == delivered or (not choice.mark.ids and text.lstrip(" ") == delivered.lstrip(" ")):
-            choice.stand(held)
 
 
 def _against_ids_now(asked: Asked, transcript: Transcript) -> str:

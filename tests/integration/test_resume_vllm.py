@@ -10,8 +10,9 @@ import msgspec
 import pytest
 
 from router.core.asked import prepare, read
-from router.core.continuation import Plan, Way, settle, unsettled
+from router.core.continuation import Plan, Way
 from router.core.events import split
+from router.core.spelling import settle, unsettled
 from router.core.transcript import Transcript
 from tests.recordings.cases import CHAT, GREEDY, MESSAGES, PROMPT, TEXT
 from tests.recordings.exchange import exchange
@@ -60,10 +61,10 @@ def test_a_greedy_answer_continued_by_another_engine_equals_the_unbroken_one(ser
         ways[made.way] += 1
         return ask(servers[1], made.endpoint, made.body)
 
-    for at in range(0, len(whole), 3):
+    for at in range(0, len(whole), 3 if len(whole) > 30 else 1):  # a busy engine puts many tokens into an event
         stream, plans = carry(asked, whole[:at], leg, rng=random.Random(at), sent=sent)
         assert expected == comparable(assemble(stream)), f"broken after {at} events: {plans}"
-    assert ways[Way.IDS] > 5
+    assert ways[Way.IDS]
 
 
 @pytest.mark.parametrize(
@@ -93,8 +94,8 @@ def test_sampled_choices_go_on_to_just_their_tokens_and_one_end(servers, endpoin
         assert [n * 30] == [completion for _, completion, _ in answer["usage"]]
 
 
-def test_the_engine_spells_what_a_bundle_delivered(servers):
-    asked = read(TEXT, msgspec.json.encode(T | GREEDY | {"max_tokens": 30}))
+async def test_the_engine_spells_what_a_bundle_delivered(servers):
+    asked = read(TEXT, msgspec.json.encode(T | SAMPLED | {"seed": 5}))
     whole = ask(servers[0], TEXT, prepare(asked, token_ids=True))
     transcript = Transcript(asked)
     transcript.fold(whole[:1])
@@ -105,13 +106,14 @@ def test_the_engine_spells_what_a_bundle_delivered(servers):
         "token_ids": [token for one in bundle for token in one["choices"][0]["token_ids"]],
     }
     transcript.fold([b"data: " + msgspec.json.encode(merged) + b"\n\n"])
-    asking = unsettled(transcript)
-    answers = {}
-    for index, ids in asking.items():
+
+    async def spell(ids: list[int]) -> str:
         done = exchange(servers[1].port, "/detokenize", {"model": "tiny", "tokens": ids})
-        answers[index] = msgspec.json.decode(Answer(bytes(done.wire)).body)["prompt"]
-    settle(transcript, answers)
-    assert ([0], {}) == (list(asking), unsettled(transcript))
+        return msgspec.json.decode(Answer(bytes(done.wire)).body)["prompt"]
+
+    (choice,) = unsettled(transcript)
+    await settle(choice, spell)
+    assert [] == unsettled(transcript)
 
 
 def document_of(event: bytes) -> dict[str, Any]:

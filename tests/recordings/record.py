@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
+from itertools import pairwise
 from typing import Any
 
 import httpx
@@ -271,15 +272,21 @@ def _post(server: VllmServer, path: str, body: object = None) -> dict[str, Any]:
 
 
 def stops(server: VllmServer) -> tuple[str, str, int]:
-    """Stop strings over the seam of two tokens of the greedy answers, and a token of the chat's."""
-    found = []
-    for endpoint in (CHAT, TEXT):
-        asked = Case("probe", "", endpoint, GREEDY | USAGE | IDS | {"max_tokens": 40}).request()
-        answer = Answer(bytes(exchange(server.port, endpoint, asked).wire))
-        texts = [text_of(choice) for choice in answer.choices()]
-        at = next(i for i in range(20, 40) if all(t.isascii() and len(t) > 3 for t in texts[i : i + 2]))
-        found.append((texts[at][-2:] + texts[at + 1][:2], answer.token_ids()[22]))
-    return found[0][0], found[1][0], found[0][1]
+    """Stop strings over the seam of two tokens of the greedy answers, and a token of the chat's.
+
+    Asked for whole, with a log probability for each token: a busy engine puts several tokens into one event.
+    """
+    fields = GREEDY | IDS | {"max_tokens": 40}
+    chat = _post(server, CHAT, Case("probe", "", CHAT, fields | {"logprobs": True}).request())["choices"][0]
+    text = _post(server, TEXT, Case("probe", "", TEXT, fields | {"logprobs": 1}).request())["choices"][0]
+    chat_seam = _seam([one["token"] for one in chat["logprobs"]["content"]])
+    return chat_seam, _seam(text["logprobs"]["tokens"]), chat["token_ids"][22]
+
+
+def _seam(tokens: Sequence[str]) -> str:
+    """The last two letters of a token and the first two of the next, about the middle of an answer."""
+    one, other = next(pair for pair in pairwise(tokens[20:]) if all(t.isascii() and len(t) > 3 for t in pair))
+    return one[-2:] + other[:2]
 
 
 def _lead_bytes() -> list[int]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shlex
 import shutil
 import socket
 import subprocess
@@ -24,6 +25,8 @@ from tests.vllm.guard import Guarded
 ROOT = Path(__file__).parents[2]
 ENVIRONMENT = Path(os.environ.get("SWITCHYARD_TEST_VLLM", ROOT / ".venv-vllm"))
 BUILDER = ROOT / "node_agent" / "engines" / "tiny_model.py"
+MORE = shlex.split(os.environ.get("SWITCHYARD_TEST_VLLM_FLAGS", ""))
+"""Flags for every server of a run, as `--stream-interval=4`: tokens in groups, as from an engine that is busy."""
 REMEDY = "no engine environment; make one with `python -m node_agent.engines.install`"
 START_LIMIT_S = 180.0
 
@@ -109,7 +112,7 @@ class VllmServer:
 
     def start(self) -> VllmServer:
         vllm = str(ENVIRONMENT / "bin" / "vllm")
-        command = [vllm, "serve", str(tiny_model()), *COMMON, f"--port={self.port}", *self.flags]
+        command = [vllm, "serve", str(tiny_model()), *COMMON, *MORE, f"--port={self.port}", *self.flags]
         self._process = Guarded(command, log=self._folder / "server.log", env=environment())
         return self
 

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from router.core.asked import Endpoint, prepare, read
-from router.core.continuation import Pace, Way, plan, settle, unsettled
+from router.core.continuation import Pace, Way, plan
 from router.core.events import event_of
 from router.core.obstacles import needs_seed, obstacle
 from router.core.transcript import Transcript
@@ -227,50 +227,3 @@ class TestEnds:
     def test_other_endpoints_and_whole_answers_are_refused(self):
         assert Way.REFUSE is planned(read("/v1/messages", b'{"stream":true}')).way
         assert Way.REFUSE is planned(chat(stream=False)).way
-
-
-class TestSettle:
-    """The text of a bundle of ids is compared with what the engine spells, to know that nothing is held back."""
-
-    EVENTS = (ROLE, event(said="a", ids=[7]), event(said="bc", ids=[8, 9]))
-
-    def test_ids_that_spell_what_was_delivered_are_settled(self):
-        asked = chat()
-        transcript = folded(asked, *self.EVENTS)
-        assert {0: [8, 9]} == unsettled(transcript)
-        settle(transcript, {0: "bc"})
-        assert {} == unsettled(transcript)
-        assert [1, 2, 3, 7, 8, 9] == json.loads(plan(asked, transcript, sent=b"").body)["prompt"]
-
-    def test_ids_that_spell_more_stay_unsettled(self):
-        transcript = folded(chat(), *self.EVENTS)
-        settle(transcript, {0: "bc\ufffd"})
-        assert {0: [8, 9]} == unsettled(transcript)
-
-    def test_ids_behind_a_bundle_whose_text_is_held_back_are_left_out(self):
-        asked = chat()
-        transcript = folded(asked, *self.EVENTS[:2], event(said="bc", ids=[8, 9, 10]))
-        settle(transcript, {0: "bc\ufffd"})
-        assert {0: [8, 9]} == unsettled(transcript, 1)
-        settle(transcript, {0: "bc"}, 1)
-        assert {} == unsettled(transcript)
-        made = plan(asked, transcript, sent=b"")
-        assert [1, 2, 3, 7, 8, 9] == json.loads(made.body)["prompt"]
-        assert (Way.IDS, 1) == (made.way, made.redone_tokens)
-
-    def test_where_logprobs_are_counted_nothing_is_left_out(self):
-        transcript = folded(chat(logprobs=True), ROLE, event(said="bc", ids=[8, 9]))
-        transcript.choices[0].entries = 2
-        assert {0: [8, 9]} == unsettled(transcript)
-        assert {} == unsettled(transcript, 1)
-
-    def test_a_blank_that_only_a_tokenizer_knows_of_is_no_difference_at_the_start(self):
-        transcript = folded(chat(), ROLE, event(said="bc", ids=[8, 9]))
-        settle(transcript, {0: " bc"})
-        assert {} == unsettled(transcript)
-
-    def test_text_without_ids_has_nothing_to_spell(self):
-        assert {} == unsettled(folded(chat(), ROLE, event(said="bc")))
-
-    def test_a_choice_that_ended_needs_no_settling(self):
-        assert {} == unsettled(folded(chat(), ROLE, event(said="bc", ids=[8, 9], finish="stop")))
