@@ -25,8 +25,6 @@ from tests.vllm.guard import Guarded
 ROOT = Path(__file__).parents[2]
 ENVIRONMENT = Path(os.environ.get("SWITCHYARD_TEST_VLLM", ROOT / ".venv-vllm"))
 BUILDER = ROOT / "node_agent" / "engines" / "tiny_model.py"
-MORE = shlex.split(os.environ.get("SWITCHYARD_TEST_VLLM_FLAGS", ""))
-"""Flags for every server of a run, as `--stream-interval=4`: tokens in groups, as from an engine that is busy."""
 REMEDY = "no engine environment; make one with `python -m node_agent.engines.install`"
 START_LIMIT_S = 180.0
 
@@ -52,6 +50,8 @@ COMMON = (
     "--enable-server-load-tracking",
     "--shutdown-timeout=30",
 )
+MORE = shlex.split(os.environ.get("SWITCHYARD_TEST_VLLM_FLAGS", ""))
+"""Flags for every generating server of a run, as `--stream-interval=4`: tokens in groups, as from an engine that is busy."""
 GENERATE = (
     "--max-num-seqs=16",
     "--enable-scale-out",
@@ -61,6 +61,7 @@ GENERATE = (
     "--enable-auto-tool-choice",
     "--tool-call-parser=hermes",
     "--tool-strict-level=parameter",
+    *MORE,
 )
 POOLING = ("--runner=pooling", "--convert=embed")
 
@@ -112,7 +113,7 @@ class VllmServer:
 
     def start(self) -> VllmServer:
         vllm = str(ENVIRONMENT / "bin" / "vllm")
-        command = [vllm, "serve", str(tiny_model()), *COMMON, *MORE, f"--port={self.port}", *self.flags]
+        command = [vllm, "serve", str(tiny_model()), *COMMON, f"--port={self.port}", *self.flags]
         self._process = Guarded(command, log=self._folder / "server.log", env=environment())
         return self
 
