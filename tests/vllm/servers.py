@@ -51,7 +51,7 @@ COMMON = (
     "--shutdown-timeout=30",
 )
 MORE = shlex.split(os.environ.get("SWITCHYARD_TEST_VLLM_FLAGS", ""))
-"""Flags for every generating server of a run, as `--stream-interval=4`: tokens in groups, as from an engine that is busy."""
+"""For every generating server of a run, as `--stream-interval=4`: tokens in groups, as from an engine that is busy."""
 GENERATE = (
     "--max-num-seqs=16",
     "--enable-scale-out",
