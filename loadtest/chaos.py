@@ -1,8 +1,10 @@
 """Break everything that can be broken while streams run, and count what their clients noticed.
 
     python -m loadtest.chaos --streams 1000 --replicas 12 --seed 1
+    python -m loadtest.chaos --sampled --stream-interval 4      # a quarter left to chance; tokens in bundles of four
 
 Streams at temperature 0, each with a prompt of its own and a known answer, over node agents with simulated engines.
+Those that are left to chance (`--sampled`) are compared in their ends and counts only.
 All along engines are killed and stopped, whole nodes fall silent or lose their packets to router or registry (needs
 root), agents and the registry die and return, and engines cut, reset, stall, garble, abort and refuse. Enough replicas
 are left alone at any moment to serve: where capacity remains no client may see an error, and no token may be lost or
@@ -66,6 +68,10 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     """Between two breakages."""
     registry: bool = True
     """Is broken too."""
+    sampled: bool = False
+    """A quarter of the streams is left to chance."""
+    stream_interval: int = 1
+    """Tokens in an event of the engines."""
     partitions: bool = False
     """Packets are lost too, between hosts of their own (network.py)."""
 
@@ -302,9 +308,10 @@ def _spread(values: Sequence[float]) -> str:
 
 
 async def run(plan: Plan, directory: Path) -> Outcome:
-    wished = wishes(plan.streams, seed=plan.seed, tokens=plan.tokens)
+    wished = wishes(plan.streams, seed=plan.seed, tokens=plan.tokens, sampled=plan.sampled)
     right = await references(directory, wished)
-    size = Size(nodes=plan.nodes, replicas=plan.replicas)
+    bundles = ("--stream-interval", str(plan.stream_interval))
+    size = Size(nodes=plan.nodes, replicas=plan.replicas, engine_args=(*Size().engine_args, *bundles))
     with Network(hosts(size)) if plan.partitions else nullcontext() as wires:
         async with house(directory, size, network=wires) as at:
             return await chaos(at, plan, wished, right)
@@ -316,6 +323,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--replicas", type=int, default=12, help="on three nodes")
     parser.add_argument("--concurrency", type=int, default=100)
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--sampled", action="store_true", help="leave a quarter of the streams to chance")
+    parser.add_argument("--stream-interval", type=int, default=1, help="tokens in an event of the engines")
     parser.add_argument("--keep", default="", metavar="DIR", help="leave logs and state there")
     args = parser.parse_args(argv)
     if why := network.missing():
@@ -325,6 +334,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         replicas=-(-args.replicas // 3),
         seed=args.seed,
         concurrency=args.concurrency,
+        sampled=args.sampled,
+        stream_interval=args.stream_interval,
         partitions=not why,
     )
     with tempfile.TemporaryDirectory(prefix="chaos-") as made:

@@ -30,9 +30,15 @@ class Wish(msgspec.Struct, frozen=True):
     path: str
     body: dict[str, Any]
 
+    @property
+    def by_chance(self) -> bool:
+        """Sampled without a seed: only its end and its counts can be known beforehand."""
+        return "temperature" not in self.body
 
-def wishes(count: int, *, seed: int, tokens: tuple[int, int]) -> list[Wish]:
-    """Streams at temperature 0, each with a prompt of its own; a third of them completions."""
+
+def wishes(count: int, *, seed: int, tokens: tuple[int, int], sampled: bool = False) -> list[Wish]:
+    """Streams at temperature 0, each with a prompt of its own; a third of them completions. With `sampled` a quarter is
+    left to chance instead, as most clients do."""
     rng = random.Random(seed)
     made = []
     for number in range(count):
@@ -45,6 +51,8 @@ def wishes(count: int, *, seed: int, tokens: tuple[int, int]) -> list[Wish]:
             "max_tokens": rng.randint(*tokens),
             "ignore_eos": True,
         }
+        if sampled and number % 4 == 3:
+            del body["temperature"]
         if number % 3 == 2:
             made.append(Wish("/v1/completions", body | {"prompt": prompt}))
         else:
@@ -114,7 +122,7 @@ def judge(wish: Wish, exchange: Exchange, right: Answer) -> Seen:
         wish=wish,
         status=exchange.status,
         error=error,
-        differences=answer.oddities + ([] if error else answer.differences(right)),
+        differences=answer.oddities + ([] if error else answer.differences(right, texts=not wish.by_chance)),
         gap_s=exchange.longest_gap_s,
         first_event_s=exchange.first_event_s,
         finished_at=monotonic(),

@@ -42,6 +42,7 @@ from router.pipeline import Pipeline
 from router.placement import Placement
 from router.race import Hedging
 from router.settings import RouterSettings
+from router.settling import Settling
 from router.silence import notice_loss
 from router.sweep import Sweep
 from router.tracecontext import Sampling
@@ -169,7 +170,7 @@ class RouterApp:
                 budget=HedgeBudget(ratio=self.settings.hedge_ratio),
             ),
             attempts=self.attempts,
-            speller=self.speller,
+            settling=Settling(view=self._view, speller=self.speller),
             view=self._view,
             budget=RetryBudget(ratio=self.settings.retry_ratio, floor_per_s=self.settings.retry_floor_per_s),
             settings=self.settings,

@@ -11,7 +11,6 @@ import asyncio
 import logging
 from collections.abc import Callable
 from functools import partial
-from itertools import islice
 from math import inf
 from random import Random
 
@@ -26,7 +25,6 @@ from router.core.errors import Code, Refused, row
 from router.core.model import Decision, Shape
 from router.core.obstacles import needs_seed
 from router.core.retry import RetryBudget
-from router.core.spelling import settle
 from router.downstream.stream import Outlet
 from router.fleet.view import View
 from router.job import Job
@@ -35,7 +33,7 @@ from router.race import Hedging, Race
 from router.relay import Relay
 from router.resume import Story, WholeLeg
 from router.settings import RouterSettings
-from router.upstream.spell import Speller
+from router.settling import Settling
 from wire.records import ModelPolicy, Replica
 
 log = logging.getLogger(__name__)
@@ -54,7 +52,7 @@ class Failover:
         self,
         *,
         attempts: Attempts,
-        speller: Speller,
+        settling: Settling,
         view: Callable[[], View],
         placement: Placement,
         hedging: Hedging,
@@ -65,7 +63,7 @@ class Failover:
         self._placement = placement
         self._hedging = hedging
         self._attempts = attempts
-        self._speller = speller
+        self._settling = settling
         self._view = view
         self._budget = budget
         self._settings = settings
@@ -128,7 +126,7 @@ class Failover:
                 replica = self._replica(decision)
             except Refused:
                 return broken_answer(attempt.code, f"{attempt.detail}; no replica could go on with it")
-            await self._spell(story, replica)
+            await self._settling.settle(story, replica)
             plan = story.plan(ids_supported=replica.token_ids)
             if plan.way is Way.REFUSE:
                 if replica.token_ids:
@@ -189,7 +187,7 @@ class Failover:
             choices=call.shape.choices,
         )
         if story is not None:
-            job.movable = story.can_go_on
+            job.movable = partial(self._settling.movable, story, replica)
         return job
 
     def _next_job(self, call: Call, decision: Decision, replica: Replica, plan: Plan, story: Story) -> Job:
@@ -204,20 +202,12 @@ class Failover:
             editor=story.next_leg(plan),
             story=story,
             choices=len(plan.choices),
-            movable=story.can_go_on,
+            movable=partial(self._settling.movable, story, replica),
         )
 
     def _seed(self, call: Call, asked: Asked) -> int | None:
         """A seed of ours, where only a replay could continue the stream and chance would forbid it."""
         return self._rng.getrandbits(31) if needs_seed(asked, thinks=call.model in self._thinking) else None
-
-    async def _spell(self, story: Story, replica: Replica) -> None:
-        """Some ids' text may be held back in the engine that broke. The one that is to go on can tell, or another."""
-        choices = story.unsettled()
-        others = (r for r in self._view().fleet.replicas.values() if r.model == replica.model and r is not replica)
-        asked = [replica, *islice(others, 1)] if choices else []
-        for choice in choices:
-            await settle(choice, partial(self._speller.spell, asked, story.asked.params.model or ""))
 
     def _charge(self, call: Call, story: Story | None) -> None:
         """The prompt and each delivered token once, over all attempts; also of a request whose client left."""

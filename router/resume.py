@@ -27,7 +27,19 @@ FOLD_BYTES = 4096
 class Story:
     """What was delivered of one streamed answer."""
 
-    __slots__ = ("_kept", "_kept_bytes", "_seed", "asked", "cut", "run", "seeded", "token_ids", "transcript")
+    __slots__ = (
+        "_kept",
+        "_kept_bytes",
+        "_seed",
+        "asked",
+        "cut",
+        "rehearsed",
+        "run",
+        "seeded",
+        "spells",
+        "token_ids",
+        "transcript",
+    )
 
     def __init__(self, asked: Asked, *, token_ids: bool, seed: int | None) -> None:
         self.asked = asked
@@ -38,6 +50,10 @@ class Story:
         self.cut = cut_for(asked, token_ids=token_ids)
         self.run = Run(cut_ids=self.cut.ids)
         """Usual events, delivered after all that is kept otherwise."""
+        self.rehearsed = False
+        """Whether an engine was asked to spell its bundles while it ran (spelling.py)."""
+        self.spells = False
+        """Whether that settled them: then it will again, when the stream is to go on."""
         self._kept: list[bytes] = []
         self._kept_bytes = 0
 
@@ -63,14 +79,16 @@ class Story:
     def first_leg(self) -> FirstLeg:
         return FirstLeg(self)
 
-    def plan(self, *, ids_supported: bool) -> Plan:
+    def plan(self, *, ids_supported: bool, settled: bool = False) -> Plan:
         transcript = self.fold()
         supported = ids_supported and self.token_ids
-        return plan(self.asked, transcript, sent=self.sent(), seeded=self.seeded, ids_supported=supported)
+        return plan(
+            self.asked, transcript, sent=self.sent(), seeded=self.seeded, ids_supported=supported, settled=settled
+        )
 
-    def can_go_on(self) -> bool:
-        """Whether another engine could continue it now."""
-        return self.plan(ids_supported=True).way in (Way.IDS, Way.REPLAY)
+    def can_go_on(self, *, settled: bool = False) -> bool:
+        """Whether another engine could continue it now; with `settled`, once its bundles are spelled."""
+        return self.plan(ids_supported=True, settled=settled).way in (Way.IDS, Way.REPLAY)
 
     def unsettled(self) -> list[Choice]:
         """Choices of which only an engine can say whether their text was delivered whole (core/spelling.py)."""

@@ -63,12 +63,14 @@ def plan(
     sent: bytes,
     seeded: bool = False,
     ids_supported: bool = True,
+    settled: bool = False,
     pace: Pace | None = None,
 ) -> Plan:
     """The next leg of a stream that broke. All delivered blocks must have been folded.
 
     `sent` is the body of the first attempt, `seeded` whether the router put a seed of its own into it. That the next
-    engine is configured as the last is not asked: what it replays is compared."""
+    engine is configured as the last is not asked: what it replays is compared. With `settled` it is told
+    whether there would be a plan if an engine had spelled what came in bundles (spelling.py)."""
     if not asked.resumable:
         return Plan(way=Way.REFUSE, reason="only streams of chat and completions can be continued")
     if transcript.finished:
@@ -81,7 +83,7 @@ def plan(
     against_ids = obstacle(asked) if ids_supported else "the engine takes no token ids"
     if seeded and not asked.greedy:  # a leg drawn anew would be fair, but no later leg could replay it
         against_ids = against_ids or "our seed starts its dice again"
-    against_ids = against_ids or _against_ids_now(asked, transcript)
+    against_ids = against_ids or _against_ids_now(asked, transcript, settled=settled)
     if against_ids and against_replay:
         return Plan(way=Way.REFUSE, reason=f"by ids: {against_ids}; by replay: {against_replay}")
     if against_ids:
@@ -92,7 +94,7 @@ def plan(
     return min(ids, replay, key=lambda candidate: candidate.expected_ms)
 
 
-def _against_ids_now(asked: Asked, transcript: Transcript) -> str:
+def _against_ids_now(asked: Asked, transcript: Transcript, *, settled: bool) -> str:
     """What in the delivered part forbids going on by ids, "" if nothing does."""
     if transcript.opaque or transcript.unreadable:
         return "something was delivered that we cannot read"
@@ -104,7 +106,7 @@ def _against_ids_now(asked: Asked, transcript: Transcript) -> str:
             return "the engine named no ids"
         if choice.channels.keys() - set(MAIN) and not choice.mark.text:
             return "reasoning is still open, which only the engine's own parser can follow"
-        if not asked.greedy and len(choice.main) > choice.mark.text:
+        if not (asked.greedy or settled) and len(choice.main) > choice.mark.text:
             return "the last event bundled several tokens, and whether text of theirs is held back is not known"
         if not asked.greedy and len(choice.ids) > choice.mark.ids and (asked.wants_ids or asked.wants_logprobs):
             return "tokens were delivered whose text is held back, and sampled anew they would differ"

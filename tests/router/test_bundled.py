@@ -77,6 +77,54 @@ async def test_a_stream_ends_honestly_where_no_engine_spells() -> None:
         assert not got.endswith(DONE)
 
 
+async def test_a_stream_of_bundles_leaves_a_drained_replica_once_an_engine_has_shown_that_it_spells() -> None:
+    async def goes_on_and_on(exchange: Exchange) -> None:
+        if b'"tokens"' in exchange.body:
+            await spells(exchange)
+            return
+        await exchange.stream([said(2, 3, 4, text="a b ")], end=False)
+        await exchange.client_left()
+
+    async with running_router() as router, Engine(goes_on_and_on) as one, Engine(spells) as other:
+        first = await router.add_engine(one, token_ids=True)
+        async with router.client.stream("POST", "/v1/completions", json=BODY) as answer:
+            parts = answer.aiter_raw()
+            got = await anext(parts)
+            await router.add_engine(other, token_ids=True)
+            await router.put(msgspec.structs.replace(first, state=ModelState.DRAINING, moving=True))
+            async for part in parts:
+                got += part
+        assert got.endswith(DONE)
+        assert [("moved", "ok")] == [tuple(a.code for a in record.attempts) for record in router.records()]
+
+
+async def test_a_stream_of_bundles_that_nobody_can_spell_is_not_cut_for_a_drain() -> None:
+    release = asyncio.Event()
+
+    async def unspoken(exchange: Exchange) -> None:
+        if b'"tokens"' in exchange.body:
+            await exchange.answer(404, b'{"detail":"Not Found"}')
+            release.set()
+            return
+        await exchange.stream([said(2, 3, 4, text="a b ")], end=False)
+        await release.wait()
+        await exchange.send(said(5, text="d ", end='"length"'))
+        await exchange.send(DONE)
+        exchange.writer.write(b"0\r\n\r\n")
+
+    async with running_router() as router, Engine(unspoken) as one, Engine(unspoken) as other:
+        first = await router.add_engine(one, token_ids=True)
+        async with router.client.stream("POST", "/v1/completions", json=BODY) as answer:
+            parts = answer.aiter_raw()
+            got = await anext(parts)
+            await router.add_engine(other, token_ids=True)
+            await router.put(msgspec.structs.replace(first, state=ModelState.DRAINING, moving=True))
+            async for part in parts:
+                got += part
+        assert got.endswith(DONE)
+        assert [("ok",)] == [tuple(a.code for a in record.attempts) for record in router.records()]
+
+
 async def test_an_engine_behind_tls_spells_too(tmp_path: Path) -> None:
     authority = Authority(tmp_path)
     cert, key = authority.issue("engine")

@@ -36,6 +36,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--wake-time-s", type=float, default=0.0)
     p.add_argument("--lora-load-time-s", type=float, default=0.0)
     p.add_argument("--shutdown-timeout", type=float, default=0.0, help="seconds to drain after SIGTERM; 0 aborts")
+    p.add_argument("--stream-interval", type=int, default=1, help="tokens in an event, behind the first")
     p.add_argument("--max-num-queued-reqs", type=int)
     p.add_argument("--enable-request-id-headers", action="store_true")
     p.add_argument("--max-num-seqs", type=int)
@@ -71,6 +72,7 @@ def configs(args: argparse.Namespace) -> list[Config]:
             wake_time_s=args.wake_time_s,
             lora_load_time_s=args.lora_load_time_s,
             shutdown_timeout_s=args.shutdown_timeout,
+            stream_interval=args.stream_interval,
             max_num_queued_reqs=args.max_num_queued_reqs,
             request_id_headers=args.enable_request_id_headers,
         )

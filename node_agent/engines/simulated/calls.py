@@ -31,7 +31,7 @@ class Choice:
         self.sequence = sequence
         self.tool = tool
         self.delta: Delta | None = None
-        """What has gathered: of a whole answer, or while the client is slow."""
+        """What has gathered: of a whole answer, while the client is slow, or until an event is full."""
 
 
 class Shape(Protocol):
@@ -64,7 +64,9 @@ class Call:
         fault: Fault | None,
         arrived: float,
         over: Callable[[Call, str], None],
+        interval: int = 1,
     ) -> None:
+        """With an `interval` the tokens behind the first go out so many at a time."""
         self.connection = connection
         self.choices = choices
         self.shape = shape
@@ -75,6 +77,7 @@ class Call:
         self.open = {c.sequence.id: c for c in choices}
         self.opened = False
         self._over = over
+        self._interval = interval
         self._silent = False
 
     def begin(self) -> None:
@@ -95,17 +98,22 @@ class Call:
         self.usage.completion += 1
         if not self.opened:
             self._open()
+        finish = delta.finish
         if choice.delta is not None:
             choice.delta.merge(delta)
-        elif not self.shape.streamed or self.connection.paused:
+            delta, choice.delta = choice.delta, None
+        if not self.shape.streamed or self.connection.paused or self._gathers(choice, delta):
             choice.delta = delta
         else:
             self._send(choice, delta)
-        if delta.finish is not None:
+        if finish is not None:
             del self.open[sequence_id]
             if not self.open:
                 self._finish()
-        return delta.finish
+        return finish
+
+    def _gathers(self, choice: Choice, delta: Delta) -> bool:
+        return len(delta.ids) < self._interval and choice.answer.count > 1 and delta.finish is None
 
     def end(self, reason: str) -> None:
         """Give all open choices this finish reason, now."""

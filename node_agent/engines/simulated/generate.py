@@ -111,7 +111,15 @@ class Generating:
             raise Refused(503, _BUSY, "Service Unavailable")
         usage.prompt = sum(map(len, prompts))
         call = Call(
-            connection, choices, shape, usage, id_=head.id, fault=fault, arrived=replica.now(), over=replica.over
+            connection,
+            choices,
+            shape,
+            usage,
+            id_=head.id,
+            fault=fault,
+            arrived=replica.now(),
+            over=replica.over,
+            interval=replica.config.stream_interval,
         )
         if fault is not None and fault.kind is Kind.DELAY:
             replica.submit(call, extra_s=fault.delay_s)

@@ -44,6 +44,8 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     lora_load_time_s: float = 0.0
     shutdown_timeout_s: float = 0.0
     max_num_queued_reqs: int | None = None
+    stream_interval: int = 1
+    """Tokens in an event, behind the first."""
     request_id_headers: bool = False
     """Echo x-request-id on every answer, or make one up."""
 

@@ -41,6 +41,15 @@ async def test_an_interrupted_greedy_chat_is_resumed_from_ids_exactly():
             assert said[cut:] == ids_of(await two.events(TEXT, rest))
 
 
+async def test_tokens_behind_the_first_come_in_bundles_where_that_is_wanted():
+    async with engine() as e, engine(stream_interval=4) as bundling:
+        asked = completion([100, 200], max_tokens=11, ignore_eos=True, return_token_ids=True)
+        single, bundles = await e.events(TEXT, asked), await bundling.events(TEXT, asked)
+        assert (ids_of(single), text_of(single)) == (ids_of(bundles), text_of(bundles))
+        counts = [len(choice["token_ids"]) for event in bundles[:-1] for choice in event["choices"]]
+        assert [1, 4, 4, 2] == counts
+
+
 async def test_sampling_repeats_with_a_seed_and_only_with_a_seed():
     async with engine() as e:
         seeded = [text_of(await e.events(CHAT, chat(temperature=1, seed=5, max_tokens=40))) for _ in range(2)]

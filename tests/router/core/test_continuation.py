@@ -224,6 +224,10 @@ class TestEnds:
         assert (Way.REFUSE, b"") == (made.way, made.body)
         assert why in made.reason
 
+    def test_a_bundle_would_be_no_obstacle_once_an_engine_has_spelled_it(self):
+        assert Way.IDS is planned(chat(), ROLE, event(said="ab", ids=[7, 8]), settled=True).way
+        assert Way.REFUSE is planned(chat(logprobs=True), ROLE, event(said="a", ids=[7, 8]), settled=True).way
+
     def test_other_endpoints_and_whole_answers_are_refused(self):
         assert Way.REFUSE is planned(read("/v1/messages", b'{"stream":true}')).way
         assert Way.REFUSE is planned(chat(stream=False)).way
