@@ -76,6 +76,7 @@ class Failover:
         """Return how the answer ends; its last bytes are not sent yet. Raises Refused when nobody could serve it."""
         self._budget.deposit(self._clock())
         tried: set[str] = set()
+        busy = 0
         failed: Refused | None = None
         while True:
             try:
@@ -100,7 +101,9 @@ class Failover:
                 return _whole(relay) if job.story is None or relay.answer else _ended(job.story, relay.tail)
             failed = refusal_of(relay, busy_s=self._placement.retry_after_s(call))
             tried |= race.asked if race else {decision.replica}
-            if self._clock() > call.patience.first_token_until or not self._may_retry(relay.attempt.code, len(tried)):
+            busy += relay.attempt.code is Code.ENGINE_BUSY
+            counted = len(tried) - min(busy, self._settings.attempts_limit)  # who is busy says so at once, at no cost
+            if self._clock() > call.patience.first_token_until or not self._may_retry(relay.attempt.code, counted):
                 raise failed
 
     async def _continue(self, call: Call, client: Outlet, story: Story, broken: Relay) -> Answer:

@@ -42,7 +42,12 @@ class RouterSettings(Settings, frozen=True, kw_only=True):
     request_limit_s: Annotated[float, Meta(gt=0, description="time for a client to send a whole request")] = 60.0
 
     connect_limit_s: Annotated[float, Meta(gt=0, description="time for a connection to an engine")] = 3.0
-    attempts_limit: Annotated[int, Meta(ge=1, description="replicas asked for one request before the first byte")] = 4
+    attempts_limit: Annotated[
+        int,
+        Meta(
+            ge=1, description="replicas asked for one request before the first byte; as many more may say they are busy"
+        ),
+    ] = 4
     resume_limit_s: Annotated[float, Meta(ge=0, description="a broken stream is continued if that works within")] = 60.0
     kept_limit_bytes: Annotated[
         int, Meta(ge=0, description="of all streams kept for clients that may come back; beyond it none more are")

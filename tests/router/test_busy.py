@@ -49,3 +49,11 @@ async def test_a_new_replica_takes_over_from_busy_ones() -> None:
         async with Engine(plays) as fresh:
             await router.add_engine(fresh)
             assert SHOWN == (await router.chat()).content
+
+
+async def test_as_many_replicas_as_may_be_asked_may_be_busy_besides() -> None:
+    async with router_with(busy_for(20), busy_for(20), plays, attempts_limit=2) as (router, _):
+        assert SHOWN == (await router.chat()).content
+    async with router_with(*[busy_for(20)] * 7, attempts_limit=2) as (router, engines):
+        assert 503 == (await router.chat()).status_code
+        assert 4 == sum(len(engine.exchanges) for engine in engines)
