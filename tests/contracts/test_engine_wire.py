@@ -139,7 +139,7 @@ def test_chat_gives_prompt_ids_beside_the_choices_of_the_first_chunk(engine, mod
 def test_completions_give_prompt_ids_within_the_first_choice(engine, model):
     events = stream(engine, TEXT, text(model, return_token_ids=True))
     assert events[0]["choices"][0]["prompt_token_ids"]
-    assert events[1]["choices"][0]["prompt_token_ids"] is None
+    assert all(choice["prompt_token_ids"] is None for event in events[1:-1] for choice in event["choices"])
     assert 12 == len(ids(events))
 
 
@@ -153,12 +153,12 @@ def test_a_greedy_chat_goes_on_exactly_from_prompt_ids_and_generated_ids(engine,
         assert whole[cut:] == ids(rest)
 
 
-def test_text_joins_when_cut_back_to_the_last_event_that_carried_text(engine, model):
+def test_text_joins_when_cut_back_to_the_last_event_that_carried_text_and_one_id(engine, model):
     events = stream(engine, TEXT, text(model, return_token_ids=True, max_tokens=60))
     before_the_end = events[:-2]
-    for cut in range(5, len(before_the_end), 9):
+    for cut in range(5, max(6, len(before_the_end)), 9):
         kept = before_the_end[:cut]
-        while not said(kept[-1:]):
+        while kept and not (said(kept[-1:]) and len(ids(kept[-1:])) == 1):
             kept = kept[:-1]
         prompt = events[0]["choices"][0]["prompt_token_ids"] + ids(kept)
         rest = stream(engine, TEXT, text(model, prompt=prompt, max_tokens=60 - len(ids(kept))))

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from typing import Any
 
 import msgspec
 import pytest
 
 from router.core.asked import prepare, read
 from router.core.continuation import Plan, Way
-from router.core.events import split
+from router.core.events import event_of
 from router.core.spelling import settle, unsettled
 from router.core.transcript import Transcript
 from tests.recordings.cases import CHAT, GREEDY, MESSAGES, PROMPT, TEXT
@@ -95,17 +94,13 @@ def test_sampled_choices_go_on_to_just_their_tokens_and_one_end(servers, endpoin
 
 
 async def test_the_engine_spells_what_a_bundle_delivered(servers):
-    asked = read(TEXT, msgspec.json.encode(T | SAMPLED | {"seed": 5}))
-    whole = ask(servers[0], TEXT, prepare(asked, token_ids=True))
+    asked = read(TEXT, msgspec.json.encode(T | SAMPLED | {"seed": 6}))
+    fields = {"prompt": PROMPT, **SAMPLED, "max_tokens": 6, "seed": 6, "stream": False, "return_token_ids": True}
+    whole = exchange(servers[0].port, TEXT, {"model": "tiny", **fields})
+    (document,) = Answer(bytes(whole.wire)).documents()
+    document["choices"][0]["finish_reason"] = None
     transcript = Transcript(asked)
-    transcript.fold(whole[:1])
-    bundle = [document_of(event) for event in whole[1:6]]
-    merged = bundle[-1]
-    merged["choices"][0] |= {
-        "text": "".join(one["choices"][0]["text"] for one in bundle),
-        "token_ids": [token for one in bundle for token in one["choices"][0]["token_ids"]],
-    }
-    transcript.fold([b"data: " + msgspec.json.encode(merged) + b"\n\n"])
+    transcript.fold([event_of({name: document[name] for name in ("id", "object", "created", "model", "choices")})])
 
     async def spell(ids: list[int]) -> str:
         done = exchange(servers[1].port, "/detokenize", {"model": "tiny", "tokens": ids})
@@ -113,9 +108,4 @@ async def test_the_engine_spells_what_a_bundle_delivered(servers):
 
     (choice,) = unsettled(transcript)
     await settle(choice, spell)
-    assert [] == unsettled(transcript)
-
-
-def document_of(event: bytes) -> dict[str, Any]:
-    (one,) = split(event)
-    return msgspec.json.decode(one[6:])
+    assert ([], 6) == (unsettled(transcript), choice.mark.ids)

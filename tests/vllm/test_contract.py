@@ -68,7 +68,8 @@ def test_a_chat_without_ids_leaves_out_events_that_would_carry_nothing(vllm_pair
     fields = {"stream": True, "structured_outputs": {"regex": "[一-丿]{6}"}, "ignore_eos": False, "max_tokens": 40}
     having = list(ask(vllm_pair[0], CHAT, return_token_ids=True, **fields).choices())
     without = list(ask(vllm_pair[0], CHAT, **fields).choices())
-    assert any(not part["delta"] and not part["finish_reason"] for part in having)
+    carrying_nothing = [part for part in having if not part["delta"] and not part["finish_reason"]]
+    assert carrying_nothing or any(len(part["token_ids"] or ()) > 1 for part in having)  # or a busy engine bundled
     assert all(text_of(part) or part["finish_reason"] or "role" in part["delta"] for part in without)
 
 
