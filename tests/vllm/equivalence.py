@@ -142,10 +142,12 @@ async def _kill_one(
         seen = trial.asking.seen
         while any(seen.get(name, 0) < after and not task.done() for name, task in tasks.items()):
             await asyncio.sleep(0.005)
+        core = victim.core_pid()
+        os.kill(core, signal.SIGSTOP)  # on a busy machine all would be over before the other engine is known
         await house.engines(addresses)
         hit = {name: events for name, events in seen.items() if not tasks[name].done()}
         if how is Kill.CORE:
-            os.kill(victim.core_pid(), signal.SIGKILL)
+            os.kill(core, signal.SIGKILL)
         else:
             victim.kill_group()
     trial.engines = [engine for engine in trial.engines if engine is not victim]
