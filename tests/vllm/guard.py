@@ -14,6 +14,8 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+KILL_LIMIT_S = 10.0
+
 GUARD = """
 import os, signal, subprocess, sys, threading
 child = subprocess.Popen(sys.argv[1:], stdin=subprocess.DEVNULL, stdout=sys.stderr)
@@ -61,10 +63,14 @@ class Guarded:
         return ended
 
     def kill_group(self) -> None:
-        """What a lost machine looks like: every process at once."""
+        """What a lost machine looks like: every process at once. Returns when the command is gone too: a large process
+        takes its time to die, and until then it would pass for alive."""
         if self._guard.poll() is None:
             os.killpg(self._guard.pid, signal.SIGKILL)
         self._guard.wait()
+        until = time.monotonic() + KILL_LIMIT_S
+        while self.alive() and time.monotonic() < until:
+            time.sleep(0.01)
         for pipe in (self._guard.stdin, self._guard.stdout):
             if pipe is not None:
                 pipe.close()
