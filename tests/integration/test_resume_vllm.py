@@ -63,7 +63,7 @@ def test_a_greedy_answer_continued_by_another_engine_equals_the_unbroken_one(ser
     for at in range(0, len(whole), 3 if len(whole) > 30 else 1):  # a busy engine puts many tokens into an event
         stream, plans = carry(asked, whole[:at], leg, rng=random.Random(at), sent=sent)
         assert expected == comparable(assemble(stream)), f"broken after {at} events: {plans}"
-    assert ways[Way.IDS]
+    assert ways[Way.IDS] >= min(6, len(whole) // 2)
 
 
 @pytest.mark.parametrize(

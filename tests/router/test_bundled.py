@@ -8,7 +8,7 @@ from pathlib import Path
 import msgspec
 
 from router.upstream.spell import Speller
-from tests.router.harness import DONE, MODEL, Engine, Exchange, event, running_router
+from tests.router.harness import DONE, MODEL, Engine, Exchange, Script, event, running_router
 from tests.wire.certificates import Authority
 from wire.records import ModelState, Replica
 from wire.tls import TlsFiles
@@ -77,15 +77,9 @@ async def test_a_stream_ends_honestly_where_no_engine_spells() -> None:
         assert not got.endswith(DONE)
 
 
-async def test_a_stream_of_bundles_leaves_a_drained_replica_once_an_engine_has_shown_that_it_spells() -> None:
-    async def goes_on_and_on(exchange: Exchange) -> None:
-        if b'"tokens"' in exchange.body:
-            await spells(exchange)
-            return
-        await exchange.stream([said(2, 3, 4, text="a b ")], end=False)
-        await exchange.client_left()
-
-    async with running_router() as router, Engine(goes_on_and_on) as one, Engine(spells) as other:
+async def codes_of_a_drain(left: Script, beside: Script) -> list[str]:
+    """How the attempts ended of a stream whose replica is drained while it runs; the stream must end well."""
+    async with running_router() as router, Engine(left) as one, Engine(beside) as other:
         first = await router.add_engine(one, token_ids=True)
         async with router.client.stream("POST", "/v1/completions", json=BODY) as answer:
             parts = answer.aiter_raw()
@@ -95,7 +89,19 @@ async def test_a_stream_of_bundles_leaves_a_drained_replica_once_an_engine_has_s
             async for part in parts:
                 got += part
         assert got.endswith(DONE)
-        assert [("moved", "ok")] == [tuple(a.code for a in record.attempts) for record in router.records()]
+        (record,) = router.records()
+        return [attempt.code for attempt in record.attempts]
+
+
+async def test_a_stream_of_bundles_leaves_a_drained_replica_once_an_engine_has_shown_that_it_spells() -> None:
+    async def goes_on_and_on(exchange: Exchange) -> None:
+        if b'"tokens"' in exchange.body:
+            await spells(exchange)
+            return
+        await exchange.stream([said(2, 3, 4, text="a b ")], end=False)
+        await exchange.client_left()
+
+    assert ["moved", "ok"] == await codes_of_a_drain(goes_on_and_on, spells)
 
 
 async def test_a_stream_of_bundles_that_nobody_can_spell_is_not_cut_for_a_drain() -> None:
@@ -112,17 +118,7 @@ async def test_a_stream_of_bundles_that_nobody_can_spell_is_not_cut_for_a_drain(
         await exchange.send(DONE)
         exchange.writer.write(b"0\r\n\r\n")
 
-    async with running_router() as router, Engine(unspoken) as one, Engine(unspoken) as other:
-        first = await router.add_engine(one, token_ids=True)
-        async with router.client.stream("POST", "/v1/completions", json=BODY) as answer:
-            parts = answer.aiter_raw()
-            got = await anext(parts)
-            await router.add_engine(other, token_ids=True)
-            await router.put(msgspec.structs.replace(first, state=ModelState.DRAINING, moving=True))
-            async for part in parts:
-                got += part
-        assert got.endswith(DONE)
-        assert [("ok",)] == [tuple(a.code for a in record.attempts) for record in router.records()]
+    assert ["ok"] == await codes_of_a_drain(unspoken, unspoken)
 
 
 async def test_an_engine_behind_tls_spells_too(tmp_path: Path) -> None:
