@@ -28,6 +28,7 @@ from router.job import Job
 from router.relay import Limits, Relay
 from router.settings import RouterSettings
 from router.tracecontext import format_traceparent
+from router.upstream.connection import EngineConnection
 from router.upstream.pool import ConnectFailed, EnginePool
 from wire.settings import SettingsError
 
@@ -109,13 +110,17 @@ class Attempts:
             kind=job.kind,
         )
         call.attempts.append(attempt)
-        flight = self._dispatcher.begin(job.decision, call.shape, started)
-        relay = self._relay(call, client, job, attempt, flight)
+        course = Course(call, client, job, self._on_change, self._heard, self._elsewhere)
+        relay = self._relay(client, job, attempt, course)
+        connection = self._pool.idle(job.replica.address)
+        if connection is not None:
+            self._send(connection, relay, call, job)  # before all else: the engine works while we count
+        course.flight = flight = self._dispatcher.begin(job.decision, call.shape, started)
         self.active[relay] = job
         if job.rival is not None:
             job.rival.entered(relay)
         try:
-            await self._exchange(relay, job, call)
+            await self._exchange(connection, relay, call, job)
         except ConnectFailed as error:
             relay.stop(Code.OVERLOADED if error.ours else Code.ENGINE_UNREACHABLE, str(error))
         except asyncio.CancelledError:
@@ -159,8 +164,7 @@ class Attempts:
             if job.replica.replica in self.moving and (not relay.attempt.first_token or job.movable()):
                 relay.stop(Code.MOVED, "the replica is being drained")
 
-    def _relay(self, call: Call, client: Outlet, job: Job, attempt: Attempt, flight: Flight) -> Relay:
-        course = Course(call, client, job, flight, self._on_change, self._heard, self._elsewhere)
+    def _relay(self, client: Outlet, job: Job, attempt: Attempt, course: Course) -> Relay:
         return Relay(
             attempt,
             client,
@@ -181,21 +185,17 @@ class Attempts:
             self._said[replica] = self._dispatcher.heard(replica, now)
         return self._said[replica]
 
-    async def _exchange(self, relay: Relay, job: Job, call: Call) -> None:
-        """Send and wait. A kept connection that the engine had closed meanwhile is replaced once, at no one's cost."""
-        address = job.replica.address
-        connection = self._pool.idle(address)
+    async def _exchange(self, connection: EngineConnection | None, relay: Relay, call: Call, job: Job) -> None:
+        """Wait for the answer; without a connection that it was asked on, ask on a new one. A kept connection that the
+        engine had closed meanwhile is replaced once, at no one's cost."""
         kept = connection is not None
         while True:
             if connection is None:
-                connection = await self._pool.connect(address, tls=job.replica.tls)
+                connection = await self._pool.connect(job.replica.address, tls=job.replica.tls)
                 if connection.rtt_s:
                     self._dispatcher.observe_rtt(job.replica.node, connection.rtt_s)
-            relay.attach(connection)
+                self._send(connection, relay, call, job)
             try:
-                body = job.body()
-                connection.send(self._head(call, job, relay.attempt, size=len(body)), body, relay)
-                del body
                 await relay.done
             finally:
                 answered = connection.answered
@@ -205,6 +205,11 @@ class Attempts:
                 return
             connection, kept = None, False
             relay.again()
+
+    def _send(self, connection: EngineConnection, relay: Relay, call: Call, job: Job) -> None:
+        relay.attach(connection)
+        body = job.body()
+        connection.send(self._head(call, job, relay.attempt, size=len(body)), body, relay)
 
     def _head(self, call: Call, job: Job, attempt: Attempt, *, size: int) -> bytes:
         return _HEAD % (

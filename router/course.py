@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-import msgspec
-
 from router.call import Call, served_model
 from router.core import stall
 from router.core.model import Flight
@@ -19,31 +17,46 @@ if TYPE_CHECKING:
     from router.relay import Relay
 
 
-class Course(msgspec.Struct):
+class Course:
     """What a relay calls `Course` too. One small object per open answer, in place of a closure for each question."""
 
-    _call: Call
-    _client: Outlet
-    _job: Job
-    _flight: Flight
-    _on_change: Callable[[], None]
-    _heard: Callable[[str, float], Heard | None]
-    _elsewhere: Callable[[Call], bool]
+    __slots__ = ("_call", "_client", "_elsewhere", "_heard", "_job", "_on_change", "flight")
 
-    def started(self, relay: Relay) -> None:
+    flight: Flight
+    """Known once the request was sent, before anything can come back."""
+
+    def __init__(
+        self,
+        call: Call,
+        client: Outlet,
+        job: Job,
+        on_change: Callable[[], None],
+        heard: Callable[[str, float], Heard | None],
+        elsewhere: Callable[[Call], bool],
+    ) -> None:
+        self._call = call
+        self._client = client
+        self._job = job
+        self._on_change = on_change
+        self._heard = heard
+        self._elsewhere = elsewhere
+
+    def starts(self, relay: Relay) -> None:
         call, client, job = self._call, self._client, self._job
         if job.rival is not None:
             job.rival.leads()
             relay.lead()
-        self._flight.first_token(relay.attempt.first_token)
-        self._on_change()
         call.first_token = call.first_token or relay.attempt.first_token
         if not client.started:
             call.status, call.story = 200, job.story
             client.start(200, stream_headers(call))
 
+    def started(self, relay: Relay) -> None:
+        self.flight.first_token(relay.attempt.first_token)
+        self._on_change()
+
     def progressed(self, tokens: int, now: float) -> None:
-        self._flight.progress(tokens, now)
+        self.flight.progress(tokens, now)
 
     def limits(self, relay: Relay) -> tuple[float, float]:
         job = self._job

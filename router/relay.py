@@ -56,8 +56,12 @@ class Editor(Protocol):
 class Course(Protocol):
     """Who runs the attempt, as the relay sees it."""
 
-    def started(self, relay: Relay) -> None:
+    def starts(self, relay: Relay) -> None:
         """The first event has come and goes to the client next."""
+        ...
+
+    def started(self, relay: Relay) -> None:
+        """It went to the client: what else is to be done can be done now."""
         ...
 
     def progressed(self, tokens: int, now: float) -> None:
@@ -192,8 +196,6 @@ class Relay:
         else:
             self._splitter = Splitter(self._limits.event_bytes)
             self.lead()
-            if self._connection is not None:
-                self._connection.streams()
 
     def body(self, data: bytes) -> None:
         if not self._splitter.held and (out := self._take(data)) is not None:
@@ -263,6 +265,7 @@ class Relay:
 
     def _split(self, data: bytes) -> None:
         """What is no usual event, or not one alone. The way is short again behind the next that is."""
+        begun = self.attempt.first_token
         self._lengthen()
         try:
             block = self._splitter.feed(data)
@@ -274,6 +277,10 @@ class Relay:
             self.stop(Code.ENGINE_MALFORMED, str(error))
         except Diverged as error:
             self.stop(Code.DIVERGED, str(error))
+        if not begun and self.attempt.first_token:
+            self._course.started(self)
+            if self._connection is not None:
+                self._connection.streams()
 
     def _pass(self, block: bytes) -> None:
         """One event that did not look usual at once. Raises Diverged."""
@@ -337,7 +344,7 @@ class Relay:
 
     def _begin(self) -> None:
         self.attempt.first_token = self._clock()
-        self._course.started(self)
+        self._course.starts(self)
 
     def _collect(self, data: bytes) -> None:
         assert self._whole is not None

@@ -18,6 +18,7 @@ import msgspec
 
 from router.core.chunks import NULL
 from router.core.events import Cut
+from router.core.params import Params, StreamOptions, Usual, decode_params, decode_usual
 
 GREEDY_BELOW = 1e-5
 """vLLM samples greedily below this temperature."""
@@ -53,48 +54,15 @@ class Unreadable(ValueError):  # noqa: N818 - reads as what it is where it is ca
         self.param = param
 
 
-class StreamOptions(msgspec.Struct):
-    include_usage: bool | None = None
-    continuous_usage_stats: bool | None = None
-
-
-class Params(msgspec.Struct, kw_only=True, gc=False):
-    """The fields we read, by their names in the body. None and JSON null both mean "not given". What is raw is a view
-    of the body, no copy."""
-
-    model: str | None = None
-    messages: msgspec.Raw = NULL
-    prompt: msgspec.Raw = NULL
-    stream: bool | None = None
-    stream_options: StreamOptions | msgspec.UnsetType | None = msgspec.UNSET
-    return_token_ids: bool | msgspec.UnsetType | None = msgspec.UNSET
-    seed: int | msgspec.UnsetType | None = msgspec.UNSET
-    n: int | None = None
-    best_of: int | None = None
-    temperature: float | None = None
-    presence_penalty: float | None = None
-    frequency_penalty: float | None = None
-    max_tokens: int | None = None
-    max_completion_tokens: int | None = None
-    min_tokens: int | None = None
-    stop: str | list[str] | None = None
-    bad_words: list[str] | None = None
-    logprobs: int | bool | None = None
-    top_logprobs: int | None = None
-    echo: bool | None = None
-    tools: msgspec.Raw = NULL
-    tool_choice: msgspec.Raw = NULL
-    functions: msgspec.Raw = NULL
-    response_format: msgspec.Raw = NULL
-    structured_outputs: msgspec.Raw = NULL
-
-
-class Asked(msgspec.Struct, frozen=True, gc=False):
+class Asked:
     """One request as it came."""
 
-    endpoint: Endpoint
-    body: bytes
-    params: Params
+    __slots__ = ("body", "endpoint", "params")
+
+    def __init__(self, endpoint: Endpoint, body: bytes, params: Params) -> None:
+        self.endpoint = endpoint
+        self.body = body
+        self.params = params
 
     def sent(self) -> bytes:
         """What an engine gets where the answer is to come whole."""
@@ -152,14 +120,21 @@ class Asked(msgspec.Struct, frozen=True, gc=False):
     @property
     def forced_shape(self) -> bool:
         """Whether a grammar or schema steers the sampling, as far as the body says."""
+        if self.params.structured_outputs != NULL:
+            return True
         shape = self.params.response_format
         kind = None if shape == NULL else _decode_any(shape)
-        plain = kind is None or (isinstance(kind, dict) and kind.get("type") == "text")
-        return not plain or self.params.structured_outputs != NULL
+        return kind is not None and not (isinstance(kind, dict) and kind.get("type") == "text")
+
+    @property
+    def unknown(self) -> bool:
+        """Whether it may have members that were not read."""
+        return not isinstance(self.params, Usual)
 
     @property
     def calls_tools(self) -> bool:
-        offered = any(raw not in (NULL, _NO_TOOLS) for raw in (self.params.tools, self.params.functions))
+        tools, functions = self.params.tools, self.params.functions
+        offered = (tools != NULL and tools != _NO_TOOLS) or (functions != NULL and functions != _NO_TOOLS)
         return offered and self.params.tool_choice != _NO_CALL
 
     def may_add_ids(self) -> bool:
@@ -170,7 +145,7 @@ class Asked(msgspec.Struct, frozen=True, gc=False):
 def read(path: str, body: bytes) -> Asked:
     """Raise Unreadable for what no engine could understand."""
     try:
-        params = _decode(body)
+        params = _params(body)
     except msgspec.ValidationError as error:
         said, _, at = str(error).partition(" - at `$")
         param = at.rstrip("`").removeprefix(".")
@@ -180,24 +155,28 @@ def read(path: str, body: bytes) -> Asked:
     return Asked(Endpoint.of(path), body, params)
 
 
+def _params(body: bytes) -> Params:
+    try:
+        return decode_usual(body)
+    except msgspec.ValidationError:
+        return decode_params(body)
+
+
 def prepare(asked: Asked, *, token_ids: bool, seed: int | None = None) -> bytes:
     """The body of the first attempt: what the client sent, and usage, token ids and a seed where it named none.
 
     Only for streams; any other body is returned as it is. `token_ids` is for engines that know `return_token_ids`."""
     if not asked.resumable:
         return asked.body
-    absent: dict[str, bytes] = {}
-    present: dict[str, bytes] = {}
-
-    def want(name: str, value: bytes, given: object) -> None:
-        (absent if given is msgspec.UNSET else present)[name] = value
-
+    wanted: list[tuple[str, bytes, object]] = []
     if not asked.wants_usage:
-        want("stream_options", _with_usage(asked), asked.params.stream_options)
+        wanted.append(("stream_options", _with_usage(asked), asked.params.stream_options))
     if token_ids and not asked.wants_ids and asked.may_add_ids():
-        want("return_token_ids", b"true", asked.params.return_token_ids)
+        wanted.append(("return_token_ids", b"true", asked.params.return_token_ids))
     if seed is not None and asked.seed is None:
-        want("seed", b"%d" % seed, asked.params.seed)
+        wanted.append(("seed", b"%d" % seed, asked.params.seed))
+    present = {name: value for name, value, given in wanted if given is not msgspec.UNSET}
+    absent = {name: value for name, value, given in wanted if given is msgspec.UNSET}
     return append(replace(asked.body, present), absent)
 
 
@@ -213,8 +192,8 @@ def append(body: bytes, members: dict[str, bytes]) -> bytes:
         return body
     brace = _last_ink(body, len(body))
     empty = body[_last_ink(body, brace)] == ord("{")
-    added = b",".join(b'"%b":%b' % (name.encode(), value) for name, value in members.items())
-    return b"%b%b%b}" % (body[:brace], b"" if empty else b",", added)
+    added = b",".join([b'"%b":%b' % (name.encode(), value) for name, value in members.items()])
+    return b"".join((memoryview(body)[:brace], b"" if empty else b",", added, b"}"))
 
 
 def replace(body: bytes, members: dict[str, bytes]) -> bytes:
@@ -257,7 +236,6 @@ def _prompts(prompt: msgspec.Raw) -> int:
     return len(_decode_parts(prompt)) if start.startswith((b'["', b"[[")) else 1
 
 
-_decode = msgspec.json.Decoder(Params, strict=False).decode
 _decode_members = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 _decode_parts = msgspec.json.Decoder(list[msgspec.Raw]).decode
 _decode_any = msgspec.json.Decoder(Any).decode

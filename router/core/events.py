@@ -159,7 +159,8 @@ def examine(block: bytes) -> Seen:
     usage, done = b"", False
     trouble, detail = None, ""
     for event in split(block):
-        payload = None if (plain := is_plain(event)) else data_of(event)
+        plain = _PROMPT_IDS not in event and is_plain(event)  # the first event is never, and a failed decode is dear
+        payload = None if plain else data_of(event)
         events += plain
         if payload is not None and not (done := payload.strip() == b"[DONE]"):
             read, trouble, detail = _read(payload)

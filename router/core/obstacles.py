@@ -6,10 +6,13 @@ is, so it stands against going on by ids. Judges the request alone; what was del
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import msgspec
 
 from router.core.asked import Asked, Endpoint, members_of
 from router.core.chunks import NULL
+from router.core.params import decode_messages
 
 
 def _names(words: str) -> frozenset[str]:
@@ -50,22 +53,10 @@ def needs_seed(asked: Asked, *, thinks: bool = False) -> bool:
 
 def obstacle(asked: Asked) -> str:
     """What in the request forbids going on by ids, "" if nothing does."""
-    params = asked.params
-    reasons = {
-        "a seed starts its dice again": asked.seed is not None and not asked.greedy,
-        "penalties would take the delivered text for prompt": params.presence_penalty or params.frequency_penalty,
-        "a grammar would start from its beginning": asked.forced_shape,
-        "a tool call needs the engine's own parser": asked.calls_tools,
-        "text is held back for stop strings, which may span the seam": params.stop,
-        "bad words may span the seam": params.bad_words,
-        "with echo the engine names no ids": params.echo,
-        "the best of several is chosen at the end": (params.best_of or 1) > 1,
-        "alternatives of a chat's logprobs come in another shape": asked.wants_logprobs and params.top_logprobs,
-        "usage in every event cannot be counted on": asked.wants_running_usage,
-        "images and sounds have no ids": not _is_text(asked),
-    }
-    found = next((reason for reason, holds in reasons.items() if holds), "")
-    return found or _unknown_field(asked)
+    for reason, holds in _REASONS:
+        if holds(asked):
+            return reason
+    return _unknown_field(asked) if asked.unknown else ""
 
 
 def _unknown_field(asked: Asked) -> str:
@@ -75,22 +66,40 @@ def _unknown_field(asked: Asked) -> str:
     return ""
 
 
-class _Part(msgspec.Struct):
-    type: str = "text"
-
-
-class _Message(msgspec.Struct):
-    content: str | list[_Part | str] | None = None
-
-
 def _is_text(asked: Asked) -> bool:
     """Whether all of a chat is text, so that the ids of its prompt are the whole prompt."""
+    listed = bytes(memoryview(asked.params.messages)[:1]) in _LISTS
+    if listed and _TYPE not in asked.body and _ESCAPED not in asked.body:
+        return True  # without reading a long prompt once more
     try:
-        messages = _decode_messages(asked.params.messages)
+        messages = decode_messages(asked.params.messages)
     except msgspec.DecodeError:
         return False
     parts = (part for message in messages or () if isinstance(message.content, list) for part in message.content)
     return all(isinstance(part, str) or part.type == "text" for part in parts)
 
 
-_decode_messages = msgspec.json.Decoder(list[_Message] | None).decode
+_LISTS = (b"[", b"n")
+"""How a list, or null, begins."""
+_TYPE, _ESCAPED = b'"type"', b"\\u00"
+"""A part that is no text names its type, however its letters are spelled."""
+_REASONS: tuple[tuple[str, Callable[[Asked], object]], ...] = (
+    ("a seed starts its dice again", lambda asked: asked.seed is not None and not asked.greedy),
+    (
+        "penalties would take the delivered text for prompt",
+        lambda asked: asked.params.presence_penalty or asked.params.frequency_penalty,
+    ),
+    ("a grammar would start from its beginning", lambda asked: asked.forced_shape),
+    ("a tool call needs the engine's own parser", lambda asked: asked.calls_tools),
+    ("text is held back for stop strings, which may span the seam", lambda asked: asked.params.stop),
+    ("bad words may span the seam", lambda asked: asked.params.bad_words),
+    ("with echo the engine names no ids", lambda asked: asked.params.echo),
+    ("the best of several is chosen at the end", lambda asked: (asked.params.best_of or 1) > 1),
+    (
+        "alternatives of a chat's logprobs come in another shape",
+        lambda asked: asked.wants_logprobs and asked.params.top_logprobs,
+    ),
+    ("usage in every event cannot be counted on", lambda asked: asked.wants_running_usage),
+    ("images and sounds have no ids", lambda asked: not _is_text(asked)),
+)
+"""What stands against it, the first that holds."""

@@ -29,7 +29,7 @@ def patience_s(heard: Heard, *, elsewhere: bool) -> float:
         decision=SimpleNamespace(expected_p90_ms=100.0),
         editor=None,
     )
-    parts = (SimpleNamespace(), SimpleNamespace(), job, SimpleNamespace(), lambda: None, lambda *_: heard)
+    parts = (SimpleNamespace(), SimpleNamespace(), job, lambda: None, lambda *_: heard)
     course = Course(*cast(Any, parts), lambda _: elsewhere)
     return course.patience_s(cast(Any, SimpleNamespace(attempt=attempt, quiet_since=0.0)), 5.0)
 

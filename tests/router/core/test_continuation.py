@@ -9,7 +9,8 @@ import pytest
 from router.core.asked import Endpoint, prepare, read
 from router.core.continuation import Pace, Way, plan
 from router.core.events import event_of
-from router.core.obstacles import needs_seed, obstacle
+from router.core.obstacles import KNOWN, needs_seed, obstacle
+from router.core.params import Usual
 from router.core.transcript import Transcript
 
 CHAT = "/v1/chat/completions"
@@ -100,6 +101,13 @@ class TestByIds:
         made = planned(asked, *roles, event(0, said="a", ids=[5], finish="stop"), event(1, said="b", ids=[6]))
         assert ((1,), [1, 2, 6]) == (made.choices, json.loads(made.body)["prompt"])
 
+    def test_an_image_is_seen_however_its_type_is_spelled(self):
+        body = b'{"messages":[{"content":[{"\\u0074ype":"image_url"}]}],"stream":true,"temperature":0}'
+        assert "images" in obstacle(read(CHAT, body))
+
+    def test_members_that_are_read_with_the_others_stand_against_nothing(self):
+        assert set() == set(Usual.__struct_fields__) - KNOWN
+
     def test_a_choice_that_has_not_begun_shares_the_prompt_of_its_family(self):
         asked = chat(n=2)
         made = planned(asked, event(0, said="a", ids=[5], prompt=[1, 2]))
@@ -129,6 +137,7 @@ class TestReplay:
             ({"temperature": 0, "vllm_xargs": {}}, "'vllm_xargs' is not known"),
             ({"temperature": 0, "messages": [{"content": [{"type": "image_url"}]}]}, "images"),
             ({"temperature": 0, "messages": 3}, "images"),
+            ({"temperature": 0, "messages": "user"}, "images"),
         ],
     )
     def test_what_ids_cannot_carry_is_asked_again(self, fields, why):
