@@ -70,10 +70,11 @@ class Wire:
     set_protocol = pause_reading = resume_reading = abort = close = set_write_buffer_limits = ignore
 
 
-def request() -> bytes:
+def request(*, stream: bool = False) -> bytes:
     system = "You are a careful assistant. " * (PROMPT_BYTES // 29)
     messages = [{"role": "system", "content": system}, {"role": "user", "content": "Tell me of switchyards."}]
-    body = json.dumps({"model": "m", "messages": messages, "temperature": 0.7, "max_tokens": 16}).encode()
+    asked = {"model": "m", "messages": messages, "temperature": 0.7, "max_tokens": 16}
+    body = json.dumps({**asked, "stream": True} if stream else asked).encode()
     head = (
         f"POST /v1/chat/completions HTTP/1.1\r\nhost: localhost:8000\r\nauthorization: Bearer {KEY}\r\n"
         f"content-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n"
@@ -87,7 +88,13 @@ def view(replicas: int) -> View:
     nodes = {name: Node(node=name, region="local", address="127.0.0.1:1") for name in names}
     made = {
         name: Replica(
-            replica=name, node=name, region="local", model="m", address=f"127.0.0.1:{n + 2}", state=ModelState.READY
+            replica=name,
+            node=name,
+            region="local",
+            model="m",
+            address=f"127.0.0.1:{n + 2}",
+            state=ModelState.READY,
+            token_ids=True,
         )
         for n, name in enumerate(names)
     }

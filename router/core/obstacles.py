@@ -12,7 +12,7 @@ import msgspec
 
 from router.core.asked import Asked, Endpoint, members_of
 from router.core.chunks import NULL
-from router.core.params import decode_messages
+from router.core.params import decode_messages, decode_parts
 
 
 def _names(words: str) -> frozenset[str]:
@@ -68,21 +68,18 @@ def _unknown_field(asked: Asked) -> str:
 
 def _is_text(asked: Asked) -> bool:
     """Whether all of a chat is text, so that the ids of its prompt are the whole prompt."""
-    listed = bytes(memoryview(asked.params.messages)[:1]) in _LISTS
-    if listed and _TYPE not in asked.body and _ESCAPED not in asked.body:
-        return True  # without reading a long prompt once more
     try:
-        messages = decode_messages(asked.params.messages)
+        contents = [message.content for message in decode_messages(asked.params.messages) or ()]
+        parts = [part for content in contents if _is_list(content) for part in decode_parts(content)]
     except msgspec.DecodeError:
         return False
-    parts = (part for message in messages or () if isinstance(message.content, list) for part in message.content)
     return all(isinstance(part, str) or part.type == "text" for part in parts)
 
 
-_LISTS = (b"[", b"n")
-"""How a list, or null, begins."""
-_TYPE, _ESCAPED = b'"type"', b"\\u00"
-"""A part that is no text names its type, however its letters are spelled."""
+def _is_list(raw: msgspec.Raw) -> bool:
+    return bytes(memoryview(raw)[:1]) == b"["
+
+
 _REASONS: tuple[tuple[str, Callable[[Asked], object]], ...] = (
     ("a seed starts its dice again", lambda asked: asked.seed is not None and not asked.greedy),
     (

@@ -61,16 +61,18 @@ class Usual(Params, kw_only=True, gc=False, forbid_unknown_fields=True):
     chat_template_kwargs: msgspec.Raw = NULL
 
 
-class Part(msgspec.Struct):
+class Part(msgspec.Struct, gc=False):
     """Of a message's content."""
 
     type: str = "text"
 
 
-class Message(msgspec.Struct):
-    content: str | list[Part | str] | None = None
+class Message(msgspec.Struct, gc=False):
+    content: msgspec.Raw = NULL
+    """No copy: a prompt may be long."""
 
 
 decode_usual = msgspec.json.Decoder(Usual, strict=False).decode
 decode_params = msgspec.json.Decoder(Params, strict=False).decode
 decode_messages = msgspec.json.Decoder(list[Message] | None).decode
+decode_parts = msgspec.json.Decoder(list[Part | str]).decode

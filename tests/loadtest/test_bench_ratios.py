@@ -5,6 +5,7 @@ import tempfile
 
 import msgspec
 
+from loadtest.bench_first import measure
 from loadtest.bench_plain import ANSWER, Bench
 from loadtest.bench_ratios import ACCEPTED, dearer
 
@@ -31,3 +32,10 @@ def test_the_router_without_sockets_answers_what_its_engine_said() -> None:
     for answer in asyncio.run(answers()):
         assert answer.startswith(b"HTTP/1.1 200")
         assert answer.endswith(ANSWER)
+
+
+def test_a_first_event_is_timed_on_both_of_its_ways_through_the_router() -> None:
+    turns: list[str] = []
+    waits = asyncio.run(measure(requests=2, before=lambda: turns.append("before")))
+    assert 4 == len(turns)
+    assert all(wait_us > 0.0 for wait_us in waits)
