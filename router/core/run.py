@@ -15,7 +15,9 @@ unreadable as a whole, and is then not continued. tests/properties/test_run.py c
 from __future__ import annotations
 
 import re
+import sys
 from array import array
+from functools import cache
 from typing import Protocol
 
 import msgspec
@@ -98,12 +100,11 @@ class Run:
         before, of_delta, of_choice, behind, ids = found.groups()
         if of_delta == b"role" or behind.startswith(b'"}') != (of_delta is not None):
             return
-        self.channel = (of_delta or of_choice).decode()
+        self.channel = sys.intern((of_delta or of_choice).decode())
         self._before, self._start = before, len(before)
         self._named = ids.endswith(b"]")
-        self._behind = behind + _IDS if self._named else behind + ids + b"}]}\n\n"
+        self._behind, self._cut = _ends(behind, _IDS if self._named else ids + b"}]}\n\n")
         self._gap = len(self._behind)
-        self._cut = behind + _NO_IDS + b"\r\n"
 
     def take(self, data: bytes, skip: int = 0) -> bytes | None:
         """The client's bytes of a usual event, which is then kept; None for any other, of which nothing is kept.
@@ -153,6 +154,13 @@ class Run:
             parts = kept.split(b"\n")
             kept, ids = b"".join(parts[::2]), b",".join(parts[1::2])
         return _decode_text(b'"' + kept + b'"'), array("I", _decode_ids(b"[" + ids + b"]"))
+
+
+@cache
+def _ends(behind: bytes, ids: bytes) -> tuple[bytes, bytes]:
+    """What ends an event, and what ends the client's chunk where the ids are cut. The pattern lets through few of them,
+    and all streams share them."""
+    return behind + ids, behind + _NO_IDS + b"\r\n"
 
 
 def nothing_usual(data: bytes, skip: int = 0) -> bytes | None:
