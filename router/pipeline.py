@@ -148,7 +148,7 @@ def shape_of(call: Call, asked: Asked, tenant: Tenant) -> Shape:
         request_id=call.request_id,
         model=call.model,
         tenant=call.tenant,
-        prompt=memoryview(prompt),
+        prompt=prompt,
         max_tokens=asked.limit or 0,
         choices=asked.choices,
         priority=tenant.priority,
