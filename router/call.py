@@ -55,6 +55,7 @@ class Call(msgspec.Struct, kw_only=True):
     """chat, completions or embeddings."""
     path: str
     headers: Named
+    """Until the request was read; of a kept stream longer, because its client comes back with the same key."""
     arrived: float
     arrived_unix_ns: int
     trace_id: int

@@ -10,7 +10,8 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
-from functools import partial
+from collections.abc import Set as AbstractSet
+from functools import lru_cache
 from math import inf
 from random import Random
 
@@ -64,6 +65,7 @@ class Failover:
         self._hedging = hedging
         self._attempts = attempts
         self._settling = settling
+        self._goes_on = settling.movable  # bound once: open streams share it
         self._view = view
         self._budget = budget
         self._settings = settings
@@ -75,7 +77,7 @@ class Failover:
     async def serve(self, call: Call, client: Outlet) -> Answer:
         """Return how the answer ends; its last bytes are not sent yet. Raises Refused when nobody could serve it."""
         self._budget.deposit(self._clock())
-        tried: set[str] = set()
+        tried: AbstractSet[str] = frozenset()  # not one more set for each open stream
         busy = 0
         failed: Refused | None = None
         while True:
@@ -155,7 +157,7 @@ class Failover:
             return True
         return row(code).retry and tried < self._settings.attempts_limit and self._budget.withdraw(self._clock())
 
-    def _race(self, call: Call, client: Outlet, job: Job, tried: set[str]) -> Race | None:
+    def _race(self, call: Call, client: Outlet, job: Job, tried: AbstractSet[str]) -> Race | None:
         """Where policy allows a hedge, and the request is not one that may wait."""
         assert call.shape is not None
         if not job.policy.hedge or call.shape.priority < 0:
@@ -177,7 +179,7 @@ class Failover:
         story = None
         if asked.streams:
             story = Story(asked, token_ids=replica.token_ids, seed=self._seed(call, asked))
-        job = Job(
+        return Job(
             decision=decision,
             replica=replica,
             policy=self._policy(call),
@@ -188,10 +190,8 @@ class Failover:
             editor=story.first_leg() if story else _WHOLE,
             story=story,
             choices=call.shape.choices,
+            goes_on=self._goes_on,
         )
-        if story is not None:
-            job.movable = partial(self._settling.movable, story, replica)
-        return job
 
     def _next_job(self, call: Call, decision: Decision, replica: Replica, plan: Plan, story: Story) -> Job:
         return Job(
@@ -205,7 +205,7 @@ class Failover:
             editor=story.next_leg(plan),
             story=story,
             choices=len(plan.choices),
-            movable=partial(self._settling.movable, story, replica),
+            goes_on=self._goes_on,
         )
 
     def _seed(self, call: Call, asked: Asked) -> int | None:
@@ -231,7 +231,13 @@ class Failover:
         return replica
 
     def _policy(self, call: Call) -> ModelPolicy:
-        return self._view().fleet.models.get(call.model) or ModelPolicy(model=call.model)
+        return self._view().fleet.models.get(call.model) or _usual_policy(call.model)
+
+
+@lru_cache(1024)
+def _usual_policy(model: str) -> ModelPolicy:
+    """Of models that nobody wrote one for: one for all their requests."""
+    return ModelPolicy(model=model)
 
 
 def _bound_to_its_model(call: Call) -> Shape:

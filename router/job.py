@@ -44,9 +44,12 @@ class Job(msgspec.Struct, kw_only=True):
     story: Story | None
     """Of a stream; None where the answer comes whole."""
     choices: int
-    movable: Callable[[], bool] = lambda: False
-    """Whether the stream could go on elsewhere now."""
+    goes_on: Callable[[Story, Replica], bool]
+    """Whether a stream from this replica could go on elsewhere now."""
     rival: Rival | None = None
+
+    def movable(self) -> bool:
+        return self.story is not None and self.goes_on(self.story, self.replica)
 
     def silence_limits_s(self, attempt: Attempt) -> tuple[float, float]:
         """How long the engine may be silent now: by the client's headers, and by the model's policy."""

@@ -22,7 +22,7 @@ from router.core.asked import Asked, Unreadable, read
 from router.core.errors import Code, Refused
 from router.core.model import Shape
 from router.downstream.auth import authenticate, may_use, unknown_model
-from router.downstream.stream import ClientStream, Outlet
+from router.downstream.stream import LET_GO, ClientStream, Outlet
 from router.failover import Failover
 from router.fleet.view import GONE_S, View
 from router.kept.table import KeptStreams
@@ -87,6 +87,7 @@ class Pipeline:
             call.shape.fallback_allowed = self._may_fall_back(call, tenant)
         if tenant.resume_buffer_s > 0.0 and asked.streams:
             return await self._kept.serve(call, client, tenant, self._failover.serve)
+        call.headers = LET_GO
         return await self._failover.serve(call, client)
 
     def _authenticate(self, call: Call) -> Tenant:
@@ -148,7 +149,7 @@ def shape_of(call: Call, asked: Asked, tenant: Tenant) -> Shape:
         request_id=call.request_id,
         model=call.model,
         tenant=call.tenant,
-        prompt=memoryview(prompt),
+        prompt=prompt,
         max_tokens=asked.limit or 0,
         choices=asked.choices,
         priority=tenant.priority,

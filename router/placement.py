@@ -49,7 +49,7 @@ class Placement:
         self._leaving = False
         self._clock = asyncio.get_running_loop().time
 
-    async def place(self, call: Call, tried: set[str], *, until: float = 0.0) -> Decision:
+    async def place(self, call: Call, tried: AbstractSet[str], *, until: float = 0.0) -> Decision:
         """A replica to send to, now. Waits, as long as allowed, for one that is loading or can be woken.
 
         With `until` a stream is to go on: it also waits for a replica to come back, be it the one that broke. Only a
@@ -76,6 +76,7 @@ class Placement:
                 case Verdict.UNKNOWN_MODEL | Verdict.NONE:
                     if not until:
                         raise self._nobody(call, decision, now)
+                    assert isinstance(tried, set)
                     tried.clear()
             limit = limit or min(
                 until or min(started + self._hold_limit_s, call.patience.first_token_until), call.patience.total_until

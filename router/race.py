@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Collection
+from collections.abc import Set as AbstractSet
 
 from router.attempt import Attempts
 from router.call import Call
@@ -66,7 +67,7 @@ class Race:
         client: Outlet,
         *,
         first: Job,
-        tried: set[str],
+        tried: AbstractSet[str],
         second: Callable[[Decision], Job],
     ) -> None:
         self.job = first

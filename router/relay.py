@@ -52,6 +52,10 @@ class Editor(Protocol):
         """Of any events without trouble. Raises Diverged when they contradict what the client has."""
         ...
 
+    def pack(self) -> None:
+        """Hold what it keeps of events in less memory. Asked at each sweep that finds new ones."""
+        ...
+
 
 class Course(Protocol):
     """Who runs the attempt, as the relay sees it."""
@@ -235,6 +239,7 @@ class Relay:
         if self.events != self.swept_events:
             self._course.progressed(self.events - self.swept_events, now)
             self.swept_events, self.quiet_since = self.events, now
+            self._editor.pack()
         elif self._connection is not None and self._connection.paused:
             self.quiet_since = now
         if not self._total_until:

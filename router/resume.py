@@ -142,6 +142,9 @@ class FirstLeg:
         self._story.keep(block)
         return self._story.cut.any(block)
 
+    def pack(self) -> None:
+        self._story.run.pack()
+
     def cost(self) -> Usage | None:
         """The engine's own report says it."""
         return None
@@ -169,6 +172,9 @@ class SplicedLeg:
         self._story.keep(new)
         return self._story.cut.any(new)
 
+    def pack(self) -> None:
+        """What is unusual is folded as it comes (Story.keep)."""
+
     def cost(self) -> Usage | None:
         """What this leg cost its engine, repeated tokens included."""
         return self._splice.cost()
@@ -189,6 +195,8 @@ class WholeLeg:
 
     def any(self, block: bytes) -> bytes:
         return block
+
+    def pack(self) -> None: ...
 
     def cost(self) -> Usage | None:
         return None

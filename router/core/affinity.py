@@ -47,13 +47,17 @@ EXACT = tuple(Struct(f"{BLOCK_BYTES}s" * count) for count in range(EXACT_BLOCKS 
 
 
 def chain(seed: str, prompt: bytes | memoryview) -> list[int]:
-    """One key per whole block; equal keys mean equal prompts up to there, for the same seed (the model's name)."""
+    """One key per whole block; equal keys mean equal prompts up to there, for the same seed (the model's name).
+
+    The prompt may be a msgspec.Raw: bytes by its types, but only a buffer. Typed `bytes` alone, it would be refused
+    when this is compiled."""
     size, key = len(prompt), hash(seed)
     if size <= EDGES[EXACT_BLOCKS - 1]:
-        # All parts in one call: slices, one by one, cost a fifth more. A view of msgspec.Raw has no hash of its own.
+        # All parts in one call: slices, one by one, cost a fifth more.
         parts = EXACT[size // BLOCK_BYTES].unpack_from(prompt)
         return [key := hash((key, part)) for part in parts]
-    return [key := hash((key, bytes(prompt[part]))) for part in SLICES[: bisect_right(EDGES, size)]]
+    view = memoryview(prompt)
+    return [key := hash((key, bytes(view[part]))) for part in SLICES[: bisect_right(EDGES, size)]]
 
 
 class Many:

@@ -2,8 +2,9 @@
 
 The events of one stream are the same bytes but for their text and their token id. So when one has been read, the next
 are compared with it: one search finds text and id, and only these are kept, as they stand in the JSON, until somebody
-wants to know (Transcript.take_run). A token then costs its text and its id's digits instead of a whole event. An event
-that came as one chunk of HTTP is given as one, so that nothing else has to look at it.
+wants to know (Transcript.take_run). A token then costs its text and its id's digits, with a line feed behind each,
+instead of a whole event. An event that came as one chunk of HTTP is given as one, so that nothing else has to look at
+it.
 
 Why bytes are proof: the pattern is all of an event but the text and the id, and it ends the text at a quote. A text
 that has no bare quote in it and does not end in a backslash can end nowhere else, and digits are a number. What a text
@@ -14,7 +15,9 @@ unreadable as a whole, and is then not continued. tests/properties/test_run.py c
 from __future__ import annotations
 
 import re
+import sys
 from array import array
+from functools import cache
 from typing import Protocol
 
 import msgspec
@@ -36,6 +39,10 @@ _CLOSING = b"]}]}\n\n"
 _NO_IDS = b',"token_ids":null}]}\n\n'
 _CHUNK_CLOSING = _CLOSING + b"\r\n"
 _LINE_FEED, _QUOTE, _BACKSLASH = b'\n"\\'
+PACKED_BYTES = 400
+"""What grows is moved from size to size, and with thousands of streams each size holds memory for itself. So it grows
+to no more than this. With what it reserves, or packed, it is then an object of less than 512 bytes: what is larger
+leaves Python's own memory for malloc's, and its place behind."""
 
 
 class Take(Protocol):
@@ -54,10 +61,10 @@ class Run:
         "_cuts",
         "_drained",
         "_gap",
-        "_ids",
+        "_kept",
         "_named",
+        "_packed",
         "_start",
-        "_text",
         "channel",
         "taken",
     )
@@ -74,8 +81,11 @@ class Run:
         self._gap = 0
         self._named = False
         self._cut = b""
-        self._text = bytearray()
-        self._ids = bytearray()
+        self._kept = bytearray()
+        """Of each event its text, and where the engine names ids a line feed, the id's digits and a line feed: in none
+        of them is another."""
+        self._packed: tuple[bytes, ...] = ()
+        """What was kept before that."""
 
     @property
     def count(self) -> int:
@@ -90,12 +100,11 @@ class Run:
         before, of_delta, of_choice, behind, ids = found.groups()
         if of_delta == b"role" or behind.startswith(b'"}') != (of_delta is not None):
             return
-        self.channel = (of_delta or of_choice).decode()
+        self.channel = sys.intern((of_delta or of_choice).decode())
         self._before, self._start = before, len(before)
         self._named = ids.endswith(b"]")
-        self._behind = behind + _IDS if self._named else behind + ids + b"}]}\n\n"
+        self._behind, self._cut = _ends(behind, _IDS if self._named else ids + b"}]}\n\n")
         self._gap = len(self._behind)
-        self._cut = behind + _NO_IDS + b"\r\n"
 
     def take(self, data: bytes, skip: int = 0) -> bytes | None:
         """The client's bytes of a usual event, which is then kept; None for any other, of which nothing is kept.
@@ -114,23 +123,44 @@ class Run:
             digits = rest.removesuffix(_CHUNK_CLOSING if skip else _CLOSING)
             if not digits.isdigit():
                 return None
-            self._ids += digits
-            self._ids += b","
+            kept = self._kept
+            kept += word
+            kept += b"\n"
+            kept += digits
+            kept += b"\n"
             if self._cuts:
                 whole = data[skip:at] + self._cut
                 data = LINES[len(whole) - 2] + whole if skip else whole[:-2]
         elif rest != (b"\r\n" if skip else b""):
             return None
-        self._text += word
+        else:
+            self._kept += word
         self.taken += 1
         return data
+
+    def pack(self) -> None:
+        """Hold what was kept in less memory. Asked now and then, as it costs more than an event."""
+        if len(self._kept) >= PACKED_BYTES:
+            self._packed += (bytes(self._kept),)
+            self._kept = bytearray()
 
     def drain(self) -> tuple[str, array[int]]:
         """Text and ids of all events since the last time; the ids are empty where the engine names none. Raises
         msgspec.DecodeError (or UnicodeDecodeError) when something in them was no JSON; they are gone then."""
-        text, ids = self._text, self._ids
-        self._text, self._ids, self._drained = bytearray(), bytearray(), self.taken
-        return _decode_text(b'"' + text + b'"'), array("I", _decode_ids(b"[" + ids[:-1] + b"]"))
+        kept = b"".join((*self._packed, self._kept))
+        self._packed, self._kept, self._drained = (), bytearray(), self.taken
+        ids = b""
+        if self._named:
+            parts = kept.split(b"\n")
+            kept, ids = b"".join(parts[::2]), b",".join(parts[1::2])
+        return _decode_text(b'"' + kept + b'"'), array("I", _decode_ids(b"[" + ids + b"]"))
+
+
+@cache
+def _ends(behind: bytes, ids: bytes) -> tuple[bytes, bytes]:
+    """What ends an event, and what ends the client's chunk where the ids are cut. The pattern lets through few of them,
+    and all streams share them."""
+    return behind + ids, behind + _NO_IDS + b"\r\n"
 
 
 def nothing_usual(data: bytes, skip: int = 0) -> bytes | None:

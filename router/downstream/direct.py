@@ -14,7 +14,17 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, RequestResponseCycle
 
 from router.downstream.light import Signal
-from router.downstream.stream import ClientStream, Headers, Named, _drop, _ignore, declared_length, read_body, too_large
+from router.downstream.stream import (
+    LET_GO,
+    ClientStream,
+    Headers,
+    Named,
+    _drop,
+    _ignore,
+    declared_length,
+    read_body,
+    too_large,
+)
 
 if TYPE_CHECKING:
     from router.downstream.protocol import RouterProtocol
@@ -165,12 +175,13 @@ class DirectStream(RequestResponseCycle):
             self.on_response = _ignore  # it refers to the connection, which refers to this stream
 
     async def read_body(self, limit_bytes: int) -> bytes:
+        headers, self.headers = self.headers, LET_GO
         if not self.more_body:  # came with the head in one read: the usual case
             if len(self.body) > limit_bytes:
                 raise too_large(limit_bytes)
             body, self.body = bytes(self.body), b""
             return body
-        return await read_body(self.receive, declared_bytes=declared_length(self.headers), limit_bytes=limit_bytes)  # type: ignore[arg-type]
+        return await read_body(self.receive, declared_bytes=declared_length(headers), limit_bytes=limit_bytes)  # type: ignore[arg-type]
 
     def start(self, status: int, headers: Headers, *, length: int | None = None) -> None:
         self.response_started = self.started = True

@@ -16,12 +16,21 @@ from typing import Any
 import httptools
 from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
+from uvicorn.protocols.utils import get_local_addr, get_remote_addr, is_ssl
 
 from router.core.errors import Code, error_json
 from router.downstream.direct import EXTENSION, DirectStream, Endpoint
 from router.downstream.light import Flow, Queue
 from router.downstream.stream import Named, named
 
+_USUAL = "accept accept-encoding accept-language authorization connection content-length content-type host user-agent"
+_OPENAI = "arch async lang os package-version raw-response read-timeout retry-count runtime runtime-version timeout"
+_NAMES = {
+    spelling: name
+    for name in (*_USUAL.encode().split(), *(b"x-stainless-%b" % name for name in _OPENAI.encode().split()))
+    for spelling in (name, name.title())
+}
+"""Usual names of headers, also those of OpenAI's SDK: each once, for all open requests."""
 HEAD_LIMIT_BYTES = 32 * 1024
 """Request line and headers; nginx and Envoy allow 32 and 60 KiB."""
 
@@ -82,7 +91,9 @@ class RouterProtocol(HttpToolsProtocol):
         self.rules = rules
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        super().connection_made(transport)
+        """In place of uvicorn's, which also asks for both addresses: half a kilobyte that only ASGI wants (_scope)."""
+        self.connections.add(self)
+        self.transport = transport
         self.flow = Flow(transport)
         self.pipeline = Queue()  # type: ignore[assignment]
         self.streams: Queue[DirectStream] = Queue()
@@ -108,6 +119,8 @@ class RouterProtocol(HttpToolsProtocol):
         if self.fault is not None:
             return
         self.read_bytes = len(data)
+        if self.parser is None:
+            self._begin_to_parse()
         try:
             self.parser.feed_data(data)
         except httptools.HttpParserUpgrade as upgrade:
@@ -121,6 +134,8 @@ class RouterProtocol(HttpToolsProtocol):
             if self.head_bytes > HEAD_LIMIT_BYTES:
                 self.refuse(_head_too_large())
 
+    parser: Any
+    """None while an answer is awaited and nothing of another request has come, from the next sweep on."""
     cycle: Any
     """The `DirectStream` of the request that was read last; None before the first."""
 
@@ -133,7 +148,7 @@ class RouterProtocol(HttpToolsProtocol):
     def on_header(self, name: bytes, value: bytes) -> None:
         """Trailers are dropped: merged into the headers they could name another key than the head did."""
         if self.head_bytes is not None:
-            self.headers.append((name.lower(), value))
+            self.headers.append((_NAMES.get(name) or name.lower(), value))
 
     def on_headers_complete(self) -> None:
         headers, method, version = named(self.headers), self.parser.get_method(), self.parser.get_http_version()
@@ -153,7 +168,9 @@ class RouterProtocol(HttpToolsProtocol):
             stream.old, stream.keep_alive = True, False
         if b"expect" in headers and headers[b"expect"].lower() == b"100-continue":
             stream.waiting_for_100_continue = True
-        if stream.endpoint is None:
+        if stream.endpoint is not None:
+            self.headers = None  # type: ignore[assignment]  # the stream has them by name
+        else:
             stream.scope = self._scope(method, version, stream)  # type: ignore[assignment]
         self.streams.append(stream)
         self.in_body = True
@@ -228,14 +245,19 @@ class RouterProtocol(HttpToolsProtocol):
             self._say(fault)
 
     def overdue(self, now: float) -> bool:
-        """True, and ended, where the client took too long to send its request, or to begin another one."""
+        """True, and ended, where the client took too long to send its request, or to begin another one. One that waits
+        for its answer needs no parser meanwhile."""
         if self.read_deadline:
             if now < self.read_deadline:
                 return False
             message = f"The request did not arrive within {self.rules.request_limit_s:g} s."
             self.refuse(Fault(Code.BODY_TIMEOUT, 408, message))
             return True
-        if self.streams or now < self.idle_since + self.timeout_keep_alive:
+        if self.streams:
+            if self.head_bytes is None and not self.in_body:  # it stands between two requests, and holds a kilobyte
+                self.parser = None
+            return False
+        if now < self.idle_since + self.timeout_keep_alive:
             return False
         self.transport.close()
         return True
@@ -281,9 +303,9 @@ class RouterProtocol(HttpToolsProtocol):
             "type": "http",
             "asgi": {"version": self.asgi_version, "spec_version": "2.3"},
             "http_version": version,
-            "server": self.server,
-            "client": self.client,
-            "scheme": self.scheme,
+            "server": get_local_addr(self.transport),
+            "client": get_remote_addr(self.transport),
+            "scheme": "https" if is_ssl(self.transport) else "http",
             "method": method.decode("ascii"),
             "root_path": "",
             "path": urllib.parse.unquote(target.path.decode("ascii")),
@@ -303,9 +325,13 @@ class RouterProtocol(HttpToolsProtocol):
         for name, value in self.headers:
             if name != b"upgrade":
                 lines += (name, b": ", value, b"\r\n")
+        self._begin_to_parse()
+        self.data_received(b"".join(lines) + b"\r\n" + rest)
+
+    def _begin_to_parse(self) -> None:
+        """As uvicorn does it for a new connection."""
         self.parser = httptools.HttpRequestParser(self)
         self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
-        self.data_received(b"".join(lines) + b"\r\n" + rest)
 
 
 def _one_host() -> Fault:

@@ -18,6 +18,8 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 Headers = list[tuple[bytes, bytes]]
 Named = dict[bytes, bytes]
+LET_GO: Named = {}
+"""In place of headers that nobody asks for any more: a stream is open for long."""
 
 HIGH_WATER_BYTES = 64 * 1024
 """Buffered for a client before reading upstream is paused; the transport's own default is the same."""

@@ -19,6 +19,7 @@ from tests.router.core.answers import good
 
 HEAD = {"id": "chatcmpl-1", "object": "chat.completion.chunk", "created": 5, "model": "tiny"}
 ASKED = read("/v1/chat/completions", b'{"model": "tiny", "stream": true, "temperature": 0}')
+NAMELESS = {"index": 0, "delta": {}, "logprobs": None, "finish_reason": None, "token_ids": None}
 
 
 def event(word: str, ids: list[int]) -> bytes:
@@ -36,6 +37,18 @@ def passed(asked: Asked, events: list[bytes]) -> tuple[bytes, Story]:
             said = leg.quick(one)
         out.append(leg.any(one) if said is None else said)
     return b"".join(out), story
+
+
+def packed(events: list[bytes], packs: set[int]) -> Story:
+    """Of a stream whose sweeps come behind these events."""
+    story = Story(ASKED, token_ids=True, seed=None)
+    leg = story.first_leg()
+    for at, one in enumerate(events):
+        if leg.take(one) is None:
+            leg.quick(one)
+        if at in packs:
+            leg.pack()
+    return story
 
 
 def whole(asked: Asked, events: list[bytes]) -> Transcript:
@@ -72,6 +85,23 @@ def test_a_recorded_answer_is_kept_as_by_decoding(name):
     expected = whole(asked, events)
     assert comparable(expected) == comparable(story.fold())
     assert texts(expected) == texts(story.fold())
+
+
+@given(st.lists(TEXT, max_size=30), st.sets(st.integers(0, 300)), st.integers(1, 10))
+def test_packing_at_any_time_loses_nothing(words, packs, times):
+    events = [event(word, [number]) for number, word in enumerate(["a", *words * times])]
+    story, expected = packed(events, packs), whole(ASKED, events)
+    assert comparable(expected) == comparable(story.fold())
+    assert texts(expected) == texts(story.fold())
+
+
+@given(st.sets(st.integers(0, 300)))
+def test_packing_loses_nothing_where_an_engine_names_no_ids(packs):
+    events = [event_of(HEAD | {"choices": [NAMELESS | {"delta": {"content": f"word {n}"}}]}) for n in range(300)]
+    story = packed(events, packs)
+    assert story.run.count == len(events) - 1
+    assert texts(story.fold()) == {0: {"content": "".join(f"word {n}" for n in range(300))}}
+    assert not story.fold().names_ids
 
 
 @given(st.integers(0, 12))

@@ -205,6 +205,28 @@ async def test_pipelined_requests_are_answered_in_order() -> None:
         await settled(router)
 
 
+async def test_a_request_may_come_in_pieces_while_the_one_before_streams_on_the_same_connection() -> None:
+    async def streams_slowly(exchange: Exchange) -> None:
+        exchange.start_stream()
+        for event in ANSWER:
+            await exchange.send(event)
+            await asyncio.sleep(0.2)
+        exchange.writer.write(b"0\r\n\r\n")
+
+    async with router_with(streams_slowly) as (router, engines):
+        reader, writer = await connect(router)
+        writer.write(request_bytes(keep=True))
+        behind = request_bytes()
+        for part in (behind[:5], behind[5:40], behind[40:150], behind[150:]):
+            await asyncio.sleep(0.3)  # sweeps look at the connection in between
+            writer.write(part)
+        got = await asyncio.wait_for(reader.read(-1), 10)
+        assert 2 == got.count(b"[DONE]")
+        assert 2 == len(engines[0].exchanges)
+        writer.close()
+        await settled(router)
+
+
 async def test_a_client_of_http_1_0_gets_its_stream_without_chunks_until_the_connection_closes() -> None:
     async with router_with(plays) as (router, _):
         reader, writer = await connect(router)
