@@ -136,6 +136,7 @@ class CoreDispatcher:
         if self._sends % INDEX_CHECK == 0:
             self._belief.bound_indexes()
         record = self._records.last(shape.request_id)
+        self._records.make_room()
         return CoreFlight(decision, shape, self._lengths, record, self._belief.changed, now)
 
     # Admission

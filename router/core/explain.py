@@ -45,10 +45,15 @@ class Records:
             return
         else:
             record.before = before
+        self.make_room()
+        self._count += 1
+
+    def make_room(self) -> None:
+        """For one more. Done when a request was sent, so that the next need not wait for it: what is freed was last
+        touched long ago, and is in no cache."""
         if self._count == self._limit:
             self._forget()
-        else:
-            self._count += 1
+            self._count -= 1
 
     def last(self, request_id: str) -> Record | None:
         return self._last.get(request_id)
