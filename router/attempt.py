@@ -112,9 +112,12 @@ class Attempts:
         call.attempts.append(attempt)
         course = Course(call, client, job, self._on_change, self._heard, self._elsewhere)
         relay = self._relay(client, job, attempt, course)
+        request = self._request(call, job, attempt)
         connection = self._pool.idle(job.replica.address)
-        if connection is not None:
-            self._send(connection, relay, call, job)  # before all else: the engine works while we count
+        if connection is not None:  # before all else: the engine works while we count
+            relay.attach(connection)
+            connection.send(*request, relay)
+        del request  # it holds the prompt
         course.flight = flight = self._dispatcher.begin(job.decision, call.shape, started)
         self.active[relay] = job
         if job.rival is not None:
@@ -194,7 +197,8 @@ class Attempts:
                 connection = await self._pool.connect(job.replica.address, tls=job.replica.tls)
                 if connection.rtt_s:
                     self._dispatcher.observe_rtt(job.replica.node, connection.rtt_s)
-                self._send(connection, relay, call, job)
+                relay.attach(connection)
+                connection.send(*self._request(call, job, relay.attempt), relay)
             try:
                 await relay.done
             finally:
@@ -206,21 +210,19 @@ class Attempts:
             connection, kept = None, False
             relay.again()
 
-    def _send(self, connection: EngineConnection, relay: Relay, call: Call, job: Job) -> None:
-        relay.attach(connection)
+    def _request(self, call: Call, job: Job, attempt: Attempt) -> tuple[bytes, bytes]:
+        """Head and body."""
         body = job.body()
-        connection.send(self._head(call, job, relay.attempt, size=len(body)), body, relay)
-
-    def _head(self, call: Call, job: Job, attempt: Attempt, *, size: int) -> bytes:
-        return _HEAD % (
+        head = _HEAD % (
             job.path.encode(),
             job.replica.address.encode(),
-            size,
+            len(body),
             call.request_id.encode(),
             format_traceparent(call.trace_id, attempt.span_id, sampled=call.sampled),
             self._authorization,
             b"tracestate: %b\r\n" % call.tracestate.encode("latin-1") if call.tracestate else b"",
         )
+        return head, body
 
     def _settle(self, relay: Relay, job: Job, flight: Flight) -> None:
         attempt = relay.attempt

@@ -36,9 +36,17 @@ class Transport(asyncio.Transport):
 
 
 class Course:
-    """Of an attempt that nobody watches."""
+    """Of an attempt that nobody watches: it counts what the client had before and after it got its first event."""
 
-    def started(self, relay: Relay) -> None: ...
+    def __init__(self, client: Client) -> None:
+        self._client = client
+        self.had: list[int] = []
+
+    def starts(self, relay: Relay) -> None:
+        self.had.append(len(self._client.got))
+
+    def started(self, relay: Relay) -> None:
+        self.had.append(len(self._client.got))
 
     def progressed(self, tokens: int, now: float) -> None: ...
 
@@ -93,12 +101,13 @@ async def _relayed(body: bytes, path: str, reads: list[bytes], *, short: bool) -
     replica = Replica(replica="r", node="n", region="l", model="m", address="h:1")
     attempt = Attempt(replica=replica, decision=Decision(verdict=Verdict.SEND), span_id=1, started=0.0)
     client = Client(short=short)
+    course = Course(client)
     relay = Relay(
         attempt,
         client,
         editor=story.first_leg(),
         choices=asked.choices,
-        course=Course(),
+        course=course,
         limits=LIMITS,
         loop=asyncio.get_running_loop(),
     )
@@ -108,6 +117,10 @@ async def _relayed(body: bytes, path: str, reads: list[bytes], *, short: bool) -
     connection.send(b"", b"", relay)
     for data in reads:
         connection.data_received(data)
+    if course.had:  # what is learned of the first event does not delay it
+        before, after = course.had
+        assert 0 == before
+        assert after or relay.choices_left <= 0  # with its last event an answer waits for its end
     if not relay.done.done():
         connection.connection_lost(None)
     if attempt.code is Code.OK:
