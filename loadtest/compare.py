@@ -73,7 +73,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _crowds(contestants, plan, args.crowd, args.interval)
     rounds = _measure(contestants, plan)
     result = report.Result(
-        machine=f"{platform.processor() or platform.machine()}, {len(here)} cores, Linux {platform.release()}",
+        machine=f"{platform.processor() or platform.machine()}, {len(here)} cores, Linux {platform.release()}, "
+        f"Python {platform.python_version()}",
         command=f"python -m loadtest.compare --rounds {plan.rounds} --seconds {plan.seconds:g}",
         about={contestant.name: contestant.about for contestant in contestants},
         rounds=rounds,
