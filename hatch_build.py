@@ -21,9 +21,9 @@ from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 from mypyc.build import mypycify
 from setuptools import Distribution
 
-CORE = """affinity asked backlog belief busy dispatch events explain figures flight framing group hold learn ledger
+CORE = """affinity backlog belief busy dispatch events explain figures flight framing group hold learn ledger
     obstacles outlier pick pressure replica retry run score shortlist verdicts"""
-SHELL = """attempt course failover gate journal meter metrics pipeline placement race relay resume silence sweep
+SHELL = """attempt failover gate journal meter metrics pipeline placement race relay resume silence sweep
     tracecontext downstream/auth downstream/direct downstream/protocol downstream/routes downstream/stream
     upstream/acks upstream/connection upstream/pool upstream/rtt"""
 HOT = (*(f"router/core/{name}.py" for name in CORE.split()), *(f"router/{name}.py" for name in SHELL.split()))
